@@ -1,0 +1,227 @@
+r"""Where the randomness of a sampler comes from.
+
+Samplers never call ``torch.randn``: they ask a :class:`NoiseSource` for standard normal numbers, one
+draw per component. So the same seed gives the same sample, a test can replay given draws, an object's
+sample need not depend on its batch mates, and two step sizes can share one Brownian path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from structdiff.errors import StructDiffError
+
+Interval: TypeAlias = tuple[float, float]
+"""Start and end of a backward step in shared time, start > end."""
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Standard normal numbers, one call per component and step."""
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        """Draw N(0, 1) with the shape (B, ...), dtype and device of ``like``.
+
+        Parameters
+        ----------
+        name
+            Component the numbers are for.
+        like
+            Tensor whose shape, dtype and device the draw takes.
+        interval
+            Shared time interval the draw drives, or None where no time passes (priors, correctors).
+        """
+        ...
+
+
+class GlobalNoise:
+    """Draws from torch's global generator: what you get when you ask for nothing."""
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        return torch.randn_like(like)
+
+
+class SeededNoise:
+    """One seed for the whole call; the draws of an object depend on its place in the batch.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = int(seed)
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        generator = self._generators.get(like.device)
+        if generator is None:
+            generator = torch.Generator(like.device).manual_seed(self.seed)
+            self._generators[like.device] = generator
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+_PHILOX_M = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_W = (0x9E3779B9, 0xBB67AE85)
+_MASK32 = 0xFFFFFFFF
+
+
+def _multiply_32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of ``a * b`` for unsigned 32-bit numbers held in int64."""
+    # Split b in 16-bit halves: a * 2**32 would overflow the sign bit of int64.
+    low, high = a * (b & 0xFFFF), a * (b >> 16)
+    middle = high + (low >> 16)
+    return (middle >> 16) & _MASK32, ((middle << 16) & _MASK32) | (low & 0xFFFF)
+
+
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> list[Tensor]:
+    """Philox-4x32-10 counter-based random bits (Salmon et al., SC 2011).
+
+    Parameters
+    ----------
+    counter, key
+        Unsigned 32-bit words held in int64 tensors that broadcast together.
+
+    Returns
+    -------
+    list of four int64 tensors with values in [0, 2**32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply_32(_PHILOX_M[0], c0)
+        high1, low1 = _multiply_32(_PHILOX_M[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _PHILOX_W[0]) & _MASK32, (k1 + _PHILOX_W[1]) & _MASK32
+    return [c0, c1, c2, c3]
+
+
+class PerObjectNoise:
+    """One seed per object: an object's draws depend neither on batch mates nor on batch size.
+
+    Counter-based (Philox), so it is vectorised over the batch and needs no generator per object.
+    Spaces lay their free coordinates out so that padding does not move them; a molecule's noise is
+    therefore also the same in a batch that is padded further.
+
+    Parameters
+    ----------
+    seeds
+        One integer in [0, 2**63) per object, (B,).
+    """
+
+    def __init__(self, seeds: Sequence[int] | Tensor) -> None:
+        self.seeds = torch.as_tensor(seeds, dtype=torch.int64)
+        if self.seeds.dim() != 1:
+            raise StructDiffError(f"seeds must have shape (B,), got {tuple(self.seeds.shape)}")
+        self._draws: dict[str, int] = {}
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        if like.shape[0] != len(self.seeds):
+            raise StructDiffError(
+                f"{len(self.seeds)} seeds for a batch of {like.shape[0]}: pass one seed per object"
+            )
+        draw = self._draws.get(name, 0)
+        self._draws[name] = draw + 1
+        seeds = self.seeds = self.seeds.to(like.device)
+        size = math.prod(like.shape[1:])
+        blocks = torch.arange((size + 1) // 2, device=like.device)[None]  # two normals a block
+        stream = sum(ord(c) * 257**i for i, c in enumerate(name)) & _MASK32
+        zero = torch.zeros_like(blocks)
+        words = philox(
+            (blocks, zero + draw, zero + stream, zero),
+            ((seeds & _MASK32)[:, None], ((seeds >> 32) & _MASK32)[:, None]),
+        )
+        # Box-Muller in float64 from 53-bit uniforms in (0, 1).
+        first = ((words[0] << 21) | (words[1] >> 11)).double().add(0.5) * 2.0**-53
+        second = ((words[2] << 21) | (words[3] >> 11)).double().add(0.5) * 2.0**-53
+        radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
+        pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+        return pairs.flatten(1)[:, :size].to(like.dtype).reshape(like.shape)
+
+
+class ReplayNoise:
+    """Hands out given draws in order: parity with a published trace is checked this way.
+
+    Parameters
+    ----------
+    draws
+        For every component, its draws in the order they are consumed, each of the component's own
+        shape (B, ...); symmetric components take the upper triangle of what is given.
+
+    Raises
+    ------
+    StructDiffError
+        When a component asks for more draws than were given, or for another shape.
+    """
+
+    def __init__(self, draws: Mapping[str, Iterable[Tensor]]) -> None:
+        self._draws = {name: iter(values) for name, values in draws.items()}
+
+    takes_components = True
+    """The draws already have the component's full shape; spaces do not unpack them."""
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        draw = next(self._draws.get(name, iter(())), None)
+        if draw is None:
+            raise StructDiffError(f"no draw is left for component {name!r}")
+        if draw.shape != like.shape:
+            raise StructDiffError(
+                f"draw for {name!r} has shape {tuple(draw.shape)}, needed {tuple(like.shape)}"
+            )
+        return draw.to(like)
+
+
+class BrownianNoise:
+    """Increments of one fixed Brownian path, so that runs with different step sizes can be compared.
+
+    Uses the Brownian interval of torchsde. Draws without an interval (priors) come from the seed.
+
+    Parameters
+    ----------
+    seed
+        Any integer; the path is a function of the seed only.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = int(seed)
+        self._paths: dict[str, object] = {}
+        self._plain = SeededNoise(seed)
+
+    def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
+        if interval is None:
+            return self._plain.normal(name, like)
+        from torchsde import BrownianInterval
+
+        path = self._paths.get(name)
+        if path is None:
+            entropy = self.seed + sum(ord(c) * 257**i for i, c in enumerate(name))
+            path = self._paths[name] = BrownianInterval(
+                t0=0.0,
+                t1=1.0,
+                size=tuple(like.shape),
+                dtype=like.dtype,
+                device=like.device,
+                entropy=entropy % 2**31,
+            )
+        start, end = interval
+        increment: Tensor = path(end, start)  # type: ignore[operator]
+        return increment / math.sqrt(start - end)
+
+
+def as_source(source: NoiseSource | int | Sequence[int] | Tensor | None) -> NoiseSource:
+    """Read None (global generator), a seed, or a seed per object (B,) as a noise source."""
+    if source is None:
+        return GlobalNoise()
+    if isinstance(source, NoiseSource):
+        return source
+    if isinstance(source, int):
+        return SeededNoise(source)
+    return PerObjectNoise(source)

@@ -1,0 +1,24 @@
+"""Forward processes: from data at time 0 to the prior at time 1."""
+
+from structdiff.processes.gaussian import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    GaussianProcess,
+    RectifiedFlow,
+    SubVP,
+)
+from structdiff.processes.system import FrozenClock, System
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Cosine",
+    "FrozenClock",
+    "GaussianProcess",
+    "RectifiedFlow",
+    "SubVP",
+    "System",
+]
