@@ -1,0 +1,1 @@
+"""Graphs: networks, published checkpoints, and graph sets as states."""
