@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -219,12 +220,14 @@ def _flat_smiles(mol: Chem.Mol) -> str:
 
 def keep_largest_fragment(mol: Chem.Mol) -> Chem.Mol:
     """The fragment with most heavy atoms; among equals the heaviest, then the first by SMILES."""
-    fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
+    fragments = Chem.GetMolFrags(mol, asMols=True)
     if len(fragments) == 1:
         return mol
 
     def rank(fragment: Chem.Mol) -> tuple[int, float, str]:
-        weight = sum(atom.GetMass() for atom in fragment.GetAtoms())
+        weight = round(
+            rdMolDescriptors.CalcExactMolWt(fragment), 3
+        )  # equal formulas tie, whatever the order
         return -fragment.GetNumHeavyAtoms(), -weight, Chem.MolToSmiles(fragment)
 
     return min(fragments, key=rank)
