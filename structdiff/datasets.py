@@ -229,8 +229,8 @@ def card(name: str) -> DatasetCard:
     if name in _cards():
         return _cards()[name]
     close = difflib.get_close_matches(name, _cards(), n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise DatasetError(f"unknown dataset {name!r}{hint} Known: {', '.join(sorted(_cards()))}")
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise DatasetError(f"unknown dataset {name!r}{hint}; known: {', '.join(sorted(_cards()))}")
 
 
 # ---------------------------------------------------------------- looking up and fetching

@@ -1,0 +1,59 @@
+"""What the commands print: tables or JSON on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def messages() -> Console:
+    """The console of messages and progress bars."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under a header; no cell is cut off."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        table.add_column(name, overflow="fold", justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a pipe has no width of its own: let the table choose
+        console.width = 200
+    console.print(table)
+
+
+def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print one JSON document and nothing else; a number that is not finite becomes null."""
+    print(json.dumps(_plain(values), indent=2, allow_nan=False))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

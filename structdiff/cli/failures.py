@@ -1,0 +1,68 @@
+"""Which errors are the user's to correct, and the one line that says how.
+
+An error that :func:`explain` does not know is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from structdiff.errors import StructDiffError
+
+#: Third-party package -> the extra that installs it.
+EXTRAS = {
+    "fcd": "molecules",
+    "filelock": "datasets",
+    "lightning": "train",
+    "matplotlib": "plots",
+    "pandas": "molecules",
+    "pooch": "datasets",
+    "rdkit": "molecules",
+    "requests": "datasets",
+    "scipy": "molecules",
+    "torchdiffeq": "dynamics",
+    "torchsde": "dynamics",
+}
+
+_REASONS = {
+    errno.ENOENT: "no such file or folder",
+    errno.EACCES: "no permission; choose a place that you may read and write",
+    errno.EPERM: "no permission; choose a place that you may read and write",
+    errno.EISDIR: "is a folder, not a file",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EEXIST: "exists already and is not what is needed; choose another name",
+    errno.ENOSPC: "no space left on the disk; free some or choose another place",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
+    errno.EROFS: "the disk is read-only; choose another place",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that the user can correct; None for a defect of ours."""
+    if isinstance(error, StructDiffError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _REASONS:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{_REASONS[error.errno]}"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+        package = str(error.name).split(".")[0]
+        return f"this needs {package}: pip install 'structdiff[{EXTRAS[package]}]'"
+    return _usage(error)
+
+
+def help_asked(error: BaseException) -> str | None:
+    """The help of a group that was called without a command; None for every other error."""
+    if type(error).__name__ != "NoArgsIsHelpError":
+        return None
+    return str(error.ctx.get_help())  # type: ignore[attr-defined]
+
+
+def _usage(error: BaseException) -> str | None:
+    """A misspelt command or option; typer and click share this error's shape, not its class."""
+    message = getattr(error, "format_message", None)
+    if message is None:
+        return None
+    context = getattr(error, "ctx", None)
+    where = f" (see `{context.command_path} --help`)" if context is not None else ""
+    return f"{' '.join(message().split())}{where}"

@@ -1,0 +1,118 @@
+"""``structdiff info``: what runs here, on what, with which models and data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json as json_module
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from structdiff.cli.console import print_json, print_table
+
+#: The packages a report of a problem should name.
+_PACKAGES = ("structdiff", "torch", "numpy", "lightning", "rdkit", "fcd", "pandas", "torchdiffeq")
+
+
+def info(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
+) -> None:
+    """Show versions, devices, embedded models and where data is looked for."""
+    facts = {
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "devices": _devices(),
+        "models": [path.name for path in embedded_models()],
+        "data_folder": _data_folder(),
+        "cache_folder": _cache_folder(),
+    }
+    if json:
+        print_json(facts)
+        return
+    rows: list[tuple[str, object]] = [("python", facts["python"])]
+    rows += [(name, version or "not installed") for name, version in facts["versions"].items()]
+    rows += [
+        ("devices", "\n".join(facts["devices"])),
+        ("models", "\n".join(facts["models"]) or "none"),
+        ("data folder (STRUCTDIFF_DATA)", facts["data_folder"] or "not set"),
+        ("cache folder", facts["cache_folder"] or "needs structdiff[datasets]"),
+    ]
+    print_table("structdiff", ["what", "value"], rows)
+
+
+def embedded_models() -> list[Path]:
+    """The folders of the models that come with the package."""
+    folder = Path(__file__).resolve().parents[1] / "pretrained"
+    return sorted(config.parent for config in folder.glob("*/config.json"))
+
+
+def model_facts(folder: Path) -> dict[str, Any]:
+    """What the configuration and the weights of a saved model say, without building it."""
+    from safetensors import SafetensorError, safe_open
+
+    from structdiff.errors import CheckpointError
+
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    try:
+        settings = json_module.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{config}: not JSON ({error}); save or fetch it again") from error
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{weights}: not a complete safetensors file ({error}); save or fetch it again"
+        ) from error
+    return {
+        "name": folder.name,
+        "folder": str(folder),
+        "parameters": sum(_product(shape) for shape in shapes),
+        "megabytes": weights.stat().st_size / 1e6,
+        "config": settings,
+    }
+
+
+def _product(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found += [
+        f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        for index in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _data_folder() -> str | None:
+    from structdiff.datasets import data_folder
+
+    folder = data_folder()
+    return None if folder is None else str(folder)
+
+
+def _cache_folder() -> str | None:
+    from structdiff.datasets import cache_folder
+
+    try:
+        return str(cache_folder())
+    except ModuleNotFoundError:
+        return None

@@ -1,0 +1,308 @@
+"""``structdiff molecules``: sample, train, evaluate, describe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from structdiff.cli.console import messages, print_json, print_table
+from structdiff.cli.tables import MoleculeWriter, read_generated_csv, read_smiles_csv
+from structdiff.errors import StructDiffError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from structdiff.molecules import MoleculeGenerator
+
+app = typer.Typer(help="Molecules: sample, train, evaluate.", no_args_is_help=True)
+
+#: Files of weights that are read as published GDSS checkpoints.
+_CHECKPOINTS = {".pth", ".pt", ".safetensors"}
+#: How many molecules a picture shows.
+_GRID = 40
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Column = Annotated[
+    str | None, typer.Option(help="Column that holds the SMILES; `smiles` by default.")
+]
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="An embedded model, a folder of our own, or a published GDSS checkpoint."
+        ),
+    ] = "gdss-qm9",
+    num: Annotated[int, typer.Option("--num", "-n", help="How many molecules.")] = 1000,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV: smiles, valid, corrected.")] = Path(
+        "molecules.csv"
+    ),
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same molecules.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Name of a sampler; the model's own by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Molecules at a time.")] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help=f"Picture of the first {_GRID} molecules (.png, .svg, .pdf)."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw new molecules and write them as they come; Ctrl-C keeps what is finished."""
+    _check_positive(num=num, steps=steps, batch_size=batch_size)
+    _check_picture(grid)
+    generator = load_model(model)
+    if batch_size is not None:
+        generator.set_params(batch_size=batch_size)
+    started = time.monotonic()
+    drawn, interrupted = _write_batches(
+        MoleculeWriter(out),
+        generator.sample_batches(num, sampler=sampler, steps=steps, random_state=seed),
+        num,
+    )
+    if interrupted and drawn is None:
+        messages().print("no batch was finished: nothing is written")
+        raise typer.Exit(130)
+    assert drawn is not None  # an uninterrupted run of n > 0 molecules writes some
+    summary = _summary(drawn, time.monotonic() - started, out)
+    if grid is not None:
+        _draw_grid(drawn, grid)
+        summary["grid"] = str(grid)
+    if json:
+        print_json(summary)
+    else:
+        print_table(f"{model}: {len(drawn):,} molecules", ["what", "value"], list(summary.items()))
+    if interrupted:
+        messages().print(f"{len(drawn):,} of {num:,} molecules are finished and written to {out}")
+        raise typer.Exit(130)
+
+
+@app.command()
+def train(
+    smiles: Annotated[Path, typer.Argument(help="CSV with a column `smiles`, or .smi.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained model.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where training stopped.")] = False,
+    column: Column = None,
+    preset: Annotated[str, typer.Option(help="qm9, zinc250k, or auto.")] = "qm9",
+    network: Annotated[str, typer.Option(help="transformer (ours) or gdss (as published).")] = (
+        "transformer"
+    ),
+    charges: Annotated[
+        bool, typer.Option("--charges/--no-charges", help="Learn formal charges.")
+    ] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Molecules at a time.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds weights, noise and data order.")] = None,
+) -> None:
+    """Train on your own SMILES; rows that cannot be used are counted and reported."""
+    from structdiff.molecules import MoleculeGenerator
+
+    _check_positive(max_steps=max_steps, batch_size=batch_size)
+    records = read_smiles_csv(smiles, column)
+    chosen = {"max_steps": max_steps, "batch_size": batch_size, "random_state": seed}
+    generator = MoleculeGenerator(
+        preset=preset,
+        network=network,
+        charges=charges,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    generator.fit(records, out=out, resume=resume)
+    generator.save_pretrained(out)
+    messages().print(f"sample it with `structdiff molecules sample --model {out}`")
+    print(out)
+
+
+@app.command()
+def evaluate(
+    molecules: Annotated[Path, typer.Argument(help="CSV of generated molecules.")],
+    reference: Annotated[
+        str, typer.Option(help="CSV of the test molecules, or an embedded model's statistics.")
+    ],
+    train: Annotated[
+        Path | None, typer.Option("--train", help="CSV of the training molecules, for novelty.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of the property distributions.")
+    ] = None,
+    column: Column = None,
+    json: Json = False,
+) -> None:
+    """Score generated molecules against a reference, each score beside its noise floor."""
+    _check_picture(plot)
+    generated = read_generated_csv(molecules, column)
+    against = _reference(reference)
+    training = None if train is None else read_smiles_csv(train)
+
+    from structdiff.molecules import evaluate as score
+
+    scores = score(generated, against, train=training)
+    if plot is not None:
+        _draw_properties(generated, against, plot)
+    if json:
+        print_json(scores.to_dict())
+    else:
+        rows = [(name, value) for name, value in scores.items()]
+        print_table(f"{molecules} against {reference}", ["metric", "value"], rows)
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="Name or folder of a model; all by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Describe a model, or list the embedded ones."""
+    from structdiff.cli.info import embedded_models, model_facts
+
+    if model is None:
+        facts = [model_facts(folder) for folder in embedded_models()]
+        if json:
+            print_json(facts)
+            return
+        rows = [(each["name"], each["parameters"], each["megabytes"]) for each in facts]
+        print_table("embedded models", ["name", "parameters", "MB"], rows)
+        return
+    described = model_facts(_model_folder(model))
+    if json:
+        print_json(described)
+        return
+    settings = described.pop("config")
+    print_table(
+        described["name"],
+        ["what", "value"],
+        [*described.items(), *_flattened(settings)],
+    )
+
+
+def load_model(model: str) -> MoleculeGenerator:
+    """A generator by name, from a folder of ours, or from a published GDSS checkpoint."""
+    from structdiff.molecules import MoleculeGenerator
+
+    if Path(model).suffix.lower() in _CHECKPOINTS:
+        if not Path(model).is_file():
+            raise StructDiffError(f"{model}: no such checkpoint file")
+        return MoleculeGenerator.from_gdss(model)
+    return MoleculeGenerator.from_pretrained(str(_model_folder(model)))
+
+
+def _model_folder(model: str) -> Path:
+    """Where a model lies: a folder with config.json, or one that comes with the package."""
+    from structdiff.cli.info import embedded_models
+
+    for folder in embedded_models():
+        if folder.name == model:
+            return folder
+    if Path(model).is_dir():
+        for needed in ("config.json", "model.safetensors"):
+            if not (Path(model) / needed).is_file():
+                raise StructDiffError(
+                    f"{model}: not a saved model, it has no {needed}; give the folder that "
+                    "`structdiff molecules train --out` wrote"
+                )
+        return Path(model)
+    known = ", ".join(folder.name for folder in embedded_models()) or "none"
+    raise StructDiffError(
+        f"{model}: no such model; give a folder, a checkpoint file, or an embedded model ({known})"
+    )
+
+
+def _write_batches(
+    writer: MoleculeWriter, batches: Iterable[pd.DataFrame], total: int
+) -> tuple[pd.DataFrame | None, bool]:
+    """Write each batch as it comes; what was written, and whether Ctrl-C cut it short."""
+    import pandas as pd
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    written: list[pd.DataFrame] = []
+    interrupted = False
+    columns = ("sampling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=messages()) as progress:
+            task = progress.add_task("", total=total)
+            for batch in batches:
+                writer.write(batch)
+                written.append(batch)
+                progress.advance(task, len(batch))
+    except KeyboardInterrupt:
+        interrupted = True
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.finish()
+    return (pd.concat(written, ignore_index=True) if written else None), interrupted
+
+
+def _summary(drawn: pd.DataFrame, seconds: float, out: Path) -> dict[str, Any]:
+    kept = drawn["smiles"][drawn["smiles"] != ""]
+    return {
+        "molecules": len(drawn),
+        "valid before correction": float(drawn["valid"].mean()),
+        "corrected": float(drawn["corrected"].mean()),
+        "unique": kept.nunique() / max(len(kept), 1),
+        "seconds": seconds,
+        "out": str(out),
+    }
+
+
+def _reference(reference: str) -> Any:
+    """Embedded or saved statistics, or the molecules of a CSV."""
+    from structdiff.cli.info import embedded_models
+    from structdiff.molecules.reference import ReferenceStatistics
+
+    if reference in {folder.name for folder in embedded_models()}:
+        return ReferenceStatistics.from_pretrained(reference)
+    if Path(reference).suffix.lower() in {".npz", ".safetensors"}:
+        return ReferenceStatistics.load(reference)
+    return read_smiles_csv(reference)
+
+
+def _check_positive(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
+
+
+def _check_picture(path: Path | None) -> None:
+    """Before any work: a picture has a known format and a folder to lie in."""
+    if path is None:
+        return
+    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
+        raise StructDiffError(f"{path}: unknown picture format; end the name in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise StructDiffError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def _draw_grid(drawn: pd.DataFrame, path: Path) -> None:
+    from structdiff.molecules.plots import plot_grid
+
+    axes = plot_grid(drawn, number=_GRID)
+    axes.figure.savefig(path)
+
+
+def _draw_properties(generated: pd.DataFrame, reference: Any, path: Path) -> None:
+    from structdiff.molecules.plots import plot_properties
+
+    axes = plot_properties(generated, reference)
+    axes.figure.savefig(path)
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as ``outer.inner``."""
+    rows: list[tuple[str, object]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flattened(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
