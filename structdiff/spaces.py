@@ -109,6 +109,12 @@ class Symmetric(Euclidean):
         larger, smaller = torch.tril_indices(n, n, offset=-1, device=device)
         return smaller, larger
 
+    @staticmethod
+    def _off_diagonal(like: Tensor) -> Tensor:
+        """True off the diagonal, (N, N) with the trailing axes of ``like`` (B, N, N, ...)."""
+        off = ~torch.eye(like.shape[1], dtype=torch.bool, device=like.device)
+        return off.reshape(off.shape + (1,) * (like.dim() - 3))
+
     def pack(self, x: Tensor) -> Tensor:
         i, j = self._pairs(x.shape[1], x.device)
         return x[:, i, j].flatten(1)
@@ -122,7 +128,9 @@ class Symmetric(Euclidean):
         return out
 
     def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return super().project(self.unpack(self.pack((x + x.transpose(1, 2)) / 2), x), mask)
+        # Addition commutes bit for bit, so the mean with the transpose is exactly symmetric.
+        off = self._off_diagonal(x)
+        return super().project((x + x.transpose(1, 2)) / 2, off if mask is None else mask & off)
 
 
 class Bijection(Protocol):

@@ -7,7 +7,7 @@ Everything follows from the two scales. With :math:`f = d\ln\alpha/dt` and
           = -2 \sigma^2 \frac{d\lambda}{dt}.
 
 Time runs from the data at 0 to the prior at 1. All functions take a time tensor of any shape and
-return float64 of that shape; closed forms throughout, with ``expm1`` where subtraction would cancel.
+return float64 of that shape; closed forms throughout, ``expm1`` where subtraction would cancel.
 
 Sources: Song et al. 2021 (VP, sub-VP, VE), Nichol and Dhariwal 2021 (cosine), Karras et al. 2022
 (EDM), Lipman et al. 2023 and Liu et al. 2023 (the straight line of flow matching).
@@ -84,8 +84,9 @@ class GaussianProcess(ABC):
     def discrete_step(self, t: float, dt: float) -> tuple[float, float]:
         r"""Forward chain of ``1/dt`` steps: (factor, G) of :math:`x_{i} = a\,x_{i-1} + G z`.
 
-        The exact transition of the process over [t - dt, t]; VP and VE override it with the DDPM and
-        SMLD chains that the reverse-diffusion predictor is defined on (Song et al. 2021, app. E).
+        The exact transition of the process over [t - dt, t]; VP and VE override it with the DDPM
+        and SMLD chains that the reverse-diffusion predictor is defined on (Song et al. 2021,
+        app. E).
         """
         before = max(t - dt, 0.0)
         factor = float(torch.exp(self.log_alpha(t) - self.log_alpha(before)))
@@ -93,7 +94,7 @@ class GaussianProcess(ABC):
         return factor, math.sqrt(max(variance, 0.0))
 
     def prior_std(self) -> float:
-        r"""Standard deviation of the prior N(0, s^2) that sampling starts from: :math:`\sigma(1)`."""
+        r"""Standard deviation of the prior that sampling starts from: :math:`\sigma(1)`."""
         return float(self.sigma(self.t_max))
 
 
@@ -155,8 +156,8 @@ class VP(GaussianProcess):
         beta = float(self.beta(t)) * dt
         if beta >= 1:
             raise StructDiffError(
-                f"the reverse-diffusion chain of VP needs beta * dt < 1, got {beta:.3g} at t = {t:.3g}: "
-                f"use at least {math.ceil(self.beta_max) + 1} steps or another sampler"
+                f"the reverse-diffusion chain of VP needs beta * dt < 1, got {beta:.3g} "
+                f"at t = {t:.3g}: use at least {math.ceil(self.beta_max) + 1} steps or another sampler"
             )
         return math.sqrt(1 - beta), math.sqrt(beta)
 
@@ -242,7 +243,7 @@ class VE(GaussianProcess):
 
 @dataclass(frozen=True)
 class Cosine(GaussianProcess):
-    r"""Cosine VP: :math:`\ln\alpha = \ln\cos u(t) - \ln\cos u(0)`, :math:`u = \frac{\pi}{2}\frac{t+s}{1+s}`.
+    r"""Cosine VP: :math:`\alpha = \cos u(t) / \cos u(0)`, :math:`u = \frac{\pi}{2}\frac{t+s}{1+s}`.
 
     Parameters
     ----------
@@ -275,7 +276,7 @@ class Cosine(GaussianProcess):
 
     def time_at(self, half_log_snr: Tensor | float) -> Tensor:
         rho2 = torch.exp(-2 * _double(half_log_snr))
-        # sin^2 u = (sigma^2 + alpha^2 sin^2 u0) with alpha^2 = 1/(1 + rho^2), sigma^2 = rho^2 alpha^2.
+        # sin^2 u = sigma^2 cos^2 u0 + sin^2 u0, with sigma^2 = rho^2 / (1 + rho^2).
         start = self._angle(0.0)
         sine2 = (rho2 * torch.cos(start) ** 2 + torch.sin(start) ** 2 * (1 + rho2)) / (1 + rho2)
         cosine2 = torch.cos(start) ** 2 / (1 + rho2)

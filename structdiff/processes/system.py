@@ -93,6 +93,11 @@ class System:
         clock = self.clocks[name]
         return isinstance(clock, FrozenClock) and clock.time == 0.0
 
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Components whose clock runs: the ones that samplers change."""
+        return tuple(k for k, c in self.clocks.items() if not isinstance(c, FrozenClock))
+
     def with_clocks(self, clocks: Mapping[str, Clock]) -> System:
         """The same processes and spaces under other clocks."""
         return System(self.processes, self.spaces, {**self.clocks, **clocks})
@@ -100,13 +105,13 @@ class System:
     # --- times -------------------------------------------------------------------------------
     @property
     def t_min(self) -> float:
-        """Shared time at which sampling stops: the largest of the processes' own."""
-        return max(p.t_min for p in self.processes.values())
+        """Shared time at which sampling stops: the largest of the moving processes' own."""
+        return max(self.processes[k].t_min for k in self.moving or self.processes)
 
     @property
     def t_max(self) -> float:
-        """Shared time at which sampling starts: the smallest of the processes' own."""
-        return min(p.t_max for p in self.processes.values())
+        """Shared time at which sampling starts: the smallest of the moving processes' own."""
+        return min(self.processes[k].t_max for k in self.moving or self.processes)
 
     def times(self, t: Time) -> dict[str, Tensor]:
         """The components' own times, float64, each of shape () or (B,)."""
