@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from structdiff.cli.console import messages, print_json, print_table
-from structdiff.cli.tables import MoleculeWriter, read_generated_csv, read_smiles_csv
+from structdiff.cli.tables import (
+    MoleculeWriter,
+    check_destination,
+    read_generated_csv,
+    read_smiles_csv,
+)
 from structdiff.errors import StructDiffError
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ def sample(
     """Draw new molecules and write them as they come; Ctrl-C keeps what is finished."""
     _check_positive(num=num, steps=steps, batch_size=batch_size)
     _check_picture(grid)
+    check_destination(out)
     generator = load_model(model)
     if batch_size is not None:
         generator.set_params(batch_size=batch_size)
@@ -104,10 +110,11 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seeds weights, noise and data order.")] = None,
 ) -> None:
     """Train on your own SMILES; rows that cannot be used are counted and reported."""
-    from structdiff.molecules import MoleculeGenerator
-
     _check_positive(max_steps=max_steps, batch_size=batch_size)
     records = read_smiles_csv(smiles, column)
+
+    from structdiff.molecules import MoleculeGenerator
+
     chosen = {"max_steps": max_steps, "batch_size": batch_size, "random_state": seed}
     generator = MoleculeGenerator(
         preset=preset,
@@ -186,13 +193,16 @@ def info(
 
 def load_model(model: str) -> MoleculeGenerator:
     """A generator by name, from a folder of ours, or from a published GDSS checkpoint."""
+    is_checkpoint = Path(model).suffix.lower() in _CHECKPOINTS
+    if is_checkpoint and not Path(model).is_file():
+        raise StructDiffError(f"{model}: no such checkpoint file; check the name")
+    folder = None if is_checkpoint else _model_folder(model)
+
     from structdiff.molecules import MoleculeGenerator
 
-    if Path(model).suffix.lower() in _CHECKPOINTS:
-        if not Path(model).is_file():
-            raise StructDiffError(f"{model}: no such checkpoint file")
+    if folder is None:
         return MoleculeGenerator.from_gdss(model)
-    return MoleculeGenerator.from_pretrained(str(_model_folder(model)))
+    return MoleculeGenerator.from_pretrained(str(folder))
 
 
 def _model_folder(model: str) -> Path:
@@ -279,8 +289,7 @@ def _check_picture(path: Path | None) -> None:
         return
     if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
         raise StructDiffError(f"{path}: unknown picture format; end the name in .png, .svg or .pdf")
-    if not path.parent.is_dir():
-        raise StructDiffError(f"{path}: the folder {path.parent} does not exist; make it first")
+    check_destination(path)
 
 
 def _draw_grid(drawn: pd.DataFrame, path: Path) -> None:

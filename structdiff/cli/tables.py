@@ -203,6 +203,20 @@ def _delimiter(text: str) -> str:
     return max((",", ";", "\t"), key=header.count)
 
 
+def check_destination(path: Path) -> None:
+    """Before any work: a file can be written here.
+
+    Raises
+    ------
+    TableError
+        The name is that of a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise TableError(f"{path}: is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise TableError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
 class MoleculeWriter:
     """Writes molecules to a CSV batch by batch; the file appears under its name only when finished.
 
@@ -213,12 +227,7 @@ class MoleculeWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.rows = 0
-        if self.path.is_dir():
-            raise TableError(f"{self.path}: is a folder; name a CSV file in it")
-        if not self.path.parent.is_dir():
-            raise TableError(
-                f"{self.path}: the folder {self.path.parent} does not exist; make it first"
-            )
+        check_destination(self.path)
         self.partial = self.path.with_name(self.path.name + ".part")
         self._file = open(self.partial, "w", encoding="utf-8", newline="")  # noqa: SIM115
 
