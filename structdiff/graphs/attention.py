@@ -1,7 +1,8 @@
 r"""Graph multi-head attention over pairs, all channels at once.
 
-The layer of the GDSS score networks (Jo, Lee, Hwang, ICML 2022, arXiv 2202.02514, after Baek et al. 2021).  With one
-normalised adjacency ``Ahat_c`` per channel ``c``, queries, keys and values are graph convolutions,
+The layer of the GDSS score networks (Jo, Lee, Hwang, ICML 2022, arXiv 2202.02514, after Baek et
+al. 2021). With one normalised adjacency ``Ahat_c`` per channel ``c``, queries, keys and values are
+graph convolutions,
 
 .. math::
 
@@ -10,24 +11,26 @@ normalised adjacency ``Ahat_c`` per channel ``c``, queries, keys and values are 
 
 and each pair of nodes updates its channels from ``[M_1 .. M_C, a_1 .. a_C]`` by a small network.
 
-Two facts make it cheap.  All outputs are symmetric, so pairs are kept once: ``P = N (N + 1) / 2`` of them, the strict
-upper triangle first and the diagonal last.  And tensors are kept *batch last* -- nodes ``(F, N, B)``, pairs
-``(C, P, B)`` -- so that picking pairs moves contiguous rows, the networks on pairs are single matrix products
-``(out, in) @ (in, P * B)``, and sums over the few nodes of a small graph run along the batch.
+Two facts make it cheap. All outputs are symmetric, so pairs are kept once: ``P = N (N + 1) / 2`` of
+them, the strict upper triangle first and the diagonal last. And tensors are kept *batch last* --
+nodes ``(F, N, B)``, pairs ``(C, P, B)`` -- so that picking pairs moves contiguous rows, the
+networks on pairs are single matrix products ``(out, in) @ (in, P * B)``, and sums over the few
+nodes of a small graph run along the batch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Up to this many nodes, and without gradients, the CPU sums products along the batch: matrix products of a few rows
-# cost more in calls than in arithmetic.
-SMALL_GRAPH = 24
+# Up to this many nodes, and without gradients, the CPU sums products along the batch: matrix
+# products of a few rows cost more in calls than in arithmetic.
+SMALL_GRAPH = 16
 
 
 class PairIndex(NamedTuple):
@@ -36,7 +39,8 @@ class PairIndex(NamedTuple):
     Attributes
     ----------
     upper, lower
-        ``(P,)``: position ``i * N + j`` and ``j * N + i`` of every pair, strict upper triangle first, then the diagonal.
+        ``(P,)``: position ``i * N + j`` and ``j * N + i`` of every pair, strict upper triangle
+        first, then the diagonal.
     full
         ``(N * N,)``: the pair that every matrix entry belongs to.
     """
@@ -70,7 +74,7 @@ class PairBatch(NamedTuple):
         ``(B, C * N, N)`` normalised adjacency of every channel, see :func:`normalise`.
     node_mask, pair_mask
         ``(N, B)`` and ``(P, B)``: one where the node, or both nodes of the pair, exist.
-    index
+    pair_index
         The pair index.
     """
 
@@ -79,11 +83,14 @@ class PairBatch(NamedTuple):
     propagation: Tensor
     node_mask: Tensor
     pair_mask: Tensor
-    index: PairIndex
+    pair_index: PairIndex
 
     @classmethod
     def of(cls, x: Tensor, adj: Tensor, mask: Tensor, powers: int) -> PairBatch:
-        """Arrange ``x (B, N, F)``, symmetric ``adj (B, N, N)`` and ``mask (B, N)``; channels ``adj^1 .. adj^powers``."""
+        """Arrange ``x (B, N, F)``, symmetric ``adj (B, N, N)`` and ``mask (B, N)``.
+
+        The channels are the matrix powers ``adj^1 .. adj^powers``.
+        """
         batch, count, width = x.shape
         index = PairIndex.of(count, x.device)
         channels = [adj]
@@ -117,10 +124,10 @@ def batch_first(tensor: Tensor, *shape: int) -> Tensor:
 
 
 def normalise(pairs: Tensor, index: PairIndex) -> Tensor:
-    r"""Propagation matrices :math:`D^{-1/2} \hat A D^{-1/2}` of all channels, ``(C, P, B)`` -> ``(B, C * N, N)``.
+    r"""Propagation matrices :math:`D^{-1/2} \hat A D^{-1/2}`, ``(C, P, B)`` -> ``(B, C * N, N)``.
 
-    :math:`\hat A` is the adjacency with its diagonal overwritten by one; degrees are clamped at one, because a noisy
-    adjacency has negative entries (GDSS ``DenseGCNConv``).
+    :math:`\hat A` is the adjacency with its diagonal overwritten by one; degrees are clamped at
+    one, because a noisy adjacency has negative entries (GDSS ``DenseGCNConv``).
     """
     channels, _, batch = pairs.shape
     count = math.isqrt(len(index.full))
@@ -141,7 +148,7 @@ def propagate(nodes: Tensor, propagation: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    r""":math:`\tanh x = 2 \sigma(2 x) - 1`; the vectorised sigmoid is several times faster than tanh on a CPU."""
+    r""":math:`\tanh x = 2 \sigma(2 x) - 1`: on a CPU sigmoid is several times faster than tanh."""
     return torch.sigmoid(2 * x) * 2 - 1
 
 
@@ -165,7 +172,7 @@ class MLP(nn.Module):
     def __init__(self, layers: int, width_in: int, hidden: int, width_out: int) -> None:
         super().__init__()
         widths = [width_in] + [hidden] * (layers - 1) + [width_out]
-        self.linears = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:]))
+        self.linears = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, columns: Tensor) -> Tensor:
         """``(in, M)`` -> ``(out, M)``."""
@@ -173,7 +180,7 @@ class MLP(nn.Module):
         return self.after_first(torch.addmm(first.bias[:, None], first.weight, columns))
 
     def after_first(self, columns: Tensor) -> Tensor:
-        """Everything that follows the first linear layer: ``(hidden, M)`` -> ``(out, M)``; overwrites its input."""
+        """All that follows the first linear layer, ``(hidden, M)`` -> ``(out, M)``, in place."""
         for linear in self.linears[1:]:
             columns = functional.elu(columns, inplace=True)
             columns = torch.addmm(linear.bias[:, None], linear.weight, columns)
@@ -181,10 +188,11 @@ class MLP(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """One layer of graph multi-head attention: nodes and pair channels in, nodes and pair channels out.
+    """One layer of graph multi-head attention on node features and pair channels.
 
-    The graph convolutions of all ``channels_in`` adjacency channels are stacked, ``(C, in, out)``.  State dicts under
-    the published names (``attn.{c}.gnn_q.weight`` ...) load as they are; :func:`published_state_dict` writes them.
+    The graph convolutions of all adjacency channels are stacked, ``(C, in, out)``. State dicts
+    under the published names (``attn.{c}.gnn_q.weight`` ...) load as they are;
+    :func:`published_state_dict` writes them.
 
     Parameters
     ----------
@@ -216,7 +224,8 @@ class AttentionLayer(nn.Module):
         super().__init__()
         if width_attention % heads:
             raise ValueError(
-                f"heads={heads} does not divide the attention width {width_attention}; choose a divisor"
+                f"heads={heads} does not divide the attention width {width_attention}; "
+                "choose a divisor"
             )
         self.heads = heads
         self.width_out = width_out
@@ -231,18 +240,21 @@ class AttentionLayer(nn.Module):
         self.multi_channel = MLP(2, channels_in * width_out, hidden, width_out)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """``(F_out, N, B)`` node features, and ``(C_out, P, B)`` symmetric pair channels (the diagonal is kept)."""
+        """``(F_out, N, B)`` nodes and ``(C_out, P, B)`` symmetric pairs; the diagonal is kept."""
         count = batch.nodes.shape[1]
         mixed = propagate(batch.nodes, batch.propagation)  # (F, C, N, B)
         nodes = self._values(mixed.flatten(0, 1).flatten(1)).view(self.width_out, count, -1)
-        attention = self._attention(mixed, batch.index)
+        attention = self._attention(mixed, batch.pair_index)
         features = torch.cat([attention, batch.pairs])  # (2 C, P, B)
         pairs = self.mlp(features.flatten(1)).view(-1, *batch.pair_mask.shape)
         # p + p^T of a symmetric p; the mask carries the factor.
         return tanh(nodes * batch.node_mask), pairs * (2 * batch.pair_mask)
 
     def _values(self, mixed: Tensor) -> Tensor:
-        """All channels' values and the network that joins them; both first maps are linear, so they are multiplied."""
+        """The values of all channels, joined: ``(F_out, N * B)``.
+
+        The convolution's weights and the first joining layer are linear, so they are one matrix.
+        """
         first = self.multi_channel.linears[0]
         joint = first.weight.view(len(first.weight), *self.value_bias.shape)  # (hidden, C, F_out)
         weight = torch.einsum("cfo,hco->hfc", self.value_weight, joint).flatten(1)
@@ -252,7 +264,8 @@ class AttentionLayer(nn.Module):
     def _attention(self, mixed: Tensor, index: PairIndex) -> Tensor:
         """The symmetrised attention of every channel, ``(C, P, B)``."""
         _, channels, count, batch = mixed.shape
-        # tanh(s) = 2 sigmoid(2 s) - 1: the factor 2 / sqrt(F_out) goes half into the queries, half into the keys.
+        # tanh(s) = 2 sigmoid(2 s) - 1: of the factor 2 / sqrt(F_out), the queries and the keys
+        # carry the square root each.
         root = math.sqrt(2 / math.sqrt(self.width_out))
         weight = torch.cat([self.query_weight, self.key_weight], dim=-1).mT * root
         bias = torch.cat([self.query_bias, self.key_bias], dim=-1)[..., None] * root
@@ -269,7 +282,7 @@ class AttentionLayer(nn.Module):
         symmetric = summed.index_select(1, index.upper) + summed.index_select(1, index.lower)
         return symmetric / self.heads - 1
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         _stack_published_names(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -285,11 +298,11 @@ def _products_along_batch(query: Tensor, key: Tensor) -> Tensor:
 _PUBLISHED = {"query": "gnn_q", "key": "gnn_k", "value": "gnn_v"}
 
 
-def _stack_published_names(state_dict: dict, prefix: str) -> None:
-    """Replace ``{prefix}attn.{c}.gnn_q.weight`` ... by the stacked tensors, where all channels are there."""
+def _stack_published_names(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Replace ``{prefix}attn.{c}.gnn_q.weight`` ... by the stacked tensors."""
     for ours, theirs in _PUBLISHED.items():
         for kind in ("weight", "bias"):
-            names = []
+            names: list[str] = []
             while f"{prefix}attn.{len(names)}.{theirs}.{kind}" in state_dict:
                 names.append(f"{prefix}attn.{len(names)}.{theirs}.{kind}")
             if names:
