@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+import structdiff
 from structdiff.cli import datasets, info, molecules
 
 app = typer.Typer(
@@ -22,9 +23,7 @@ app.command("info")(info.info)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(version("structdiff"))
+        print(structdiff.__version__)
         raise typer.Exit
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+import structdiff
 from structdiff.cli.console import print_json, print_table
 
 #: The packages a report of a problem should name.
@@ -20,10 +21,13 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
     """Show versions, devices, embedded models and where data is looked for."""
-    facts = {
+    from structdiff.samplers import SAMPLERS
+
+    facts: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "devices": _devices(),
+        "samplers": list(SAMPLERS),
         "models": [path.name for path in embedded_models()],
         "data_folder": _data_folder(),
         "cache_folder": _cache_folder(),
@@ -35,6 +39,7 @@ def info(
     rows += [(name, version or "not installed") for name, version in facts["versions"].items()]
     rows += [
         ("devices", "\n".join(facts["devices"])),
+        ("samplers", ", ".join(facts["samplers"])),
         ("models", "\n".join(facts["models"]) or "none"),
         ("data folder (STRUCTDIFF_DATA)", facts["data_folder"] or "not set"),
         ("cache folder", facts["cache_folder"] or "needs structdiff[datasets]"),
@@ -83,6 +88,8 @@ def _product(shape: list[int]) -> int:
 
 
 def _version(package: str) -> str | None:
+    if package == "structdiff":
+        return structdiff.__version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
