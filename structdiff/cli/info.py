@@ -13,6 +13,8 @@ import typer
 import structdiff
 from structdiff.cli.console import print_json, print_table
 
+#: The weights that come with the package, a folder for each model.
+PRETRAINED = Path(structdiff.__file__).resolve().parent / "pretrained"
 #: The packages a report of a problem should name.
 _PACKAGES = ("structdiff", "torch", "numpy", "lightning", "rdkit", "fcd", "pandas", "torchdiffeq")
 
@@ -49,8 +51,7 @@ def info(
 
 def embedded_models() -> list[Path]:
     """The folders of the models that come with the package."""
-    folder = Path(__file__).resolve().parents[1] / "pretrained"
-    return sorted(config.parent for config in folder.glob("*/config.json"))
+    return sorted(config.parent for config in PRETRAINED.glob("*/config.json"))
 
 
 def model_facts(folder: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +29,8 @@ app = typer.Typer(help="Molecules: sample, train, evaluate.", no_args_is_help=Tr
 
 #: Files of weights that are read as published GDSS checkpoints.
 _CHECKPOINTS = {".pth", ".pt", ".safetensors"}
+#: Name of a model's reference statistics beside its weights.
+_REFERENCE = "reference.safetensors"
 #: How many molecules a picture shows.
 _GRID = 40
 
@@ -122,7 +126,8 @@ def train(
         charges=charges,
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    generator.fit(records, out=out, resume=resume)
+    with _naming(str(smiles)):
+        generator.fit(records, out=out, resume=resume)
     generator.save_pretrained(out)
     messages().print(f"sample it with `structdiff molecules sample --model {out}`")
     print(out)
@@ -141,6 +146,9 @@ def evaluate(
         Path | None, typer.Option(help="Picture of the property distributions.")
     ] = None,
     column: Column = None,
+    fcd: Annotated[
+        bool, typer.Option("--fcd/--no-fcd", help="FCD is the slow score: 3 s per 1,000 molecules.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Score generated molecules against a reference, each score beside its noise floor."""
@@ -151,14 +159,22 @@ def evaluate(
 
     from structdiff.molecules import evaluate as score
 
-    scores = score(generated, against, train=training)
+    with _naming(f"{molecules} against {reference}"):
+        scores = score(generated, against, train=training, fcd=fcd, progress=True)
     if plot is not None:
         _draw_properties(generated, against, plot)
     if json:
         print_json(scores.to_dict())
-    else:
-        rows = [(name, value) for name, value in scores.items()]
-        print_table(f"{molecules} against {reference}", ["metric", "value"], rows)
+        return
+    print_table(
+        f"{molecules} against {reference}",
+        ["metric", "value", "noise floor"],
+        [
+            (name, value, scores.get(f"{name}_floor", math.nan))
+            for name, value in scores.items()
+            if not str(name).endswith("_floor")
+        ],
+    )
 
 
 @app.command()
@@ -266,14 +282,24 @@ def _summary(drawn: pd.DataFrame, seconds: float, out: Path) -> dict[str, Any]:
 
 def _reference(reference: str) -> Any:
     """Embedded or saved statistics, or the molecules of a CSV."""
-    from structdiff.cli.info import embedded_models
+    from structdiff.cli.info import PRETRAINED
+
+    embedded = PRETRAINED / reference / _REFERENCE
+    if not embedded.is_file() and Path(reference).suffix.lower() != ".safetensors":
+        return read_smiles_csv(reference)
+
     from structdiff.molecules.reference import ReferenceStatistics
 
-    if reference in {folder.name for folder in embedded_models()}:
-        return ReferenceStatistics.from_pretrained(reference)
-    if Path(reference).suffix.lower() in {".npz", ".safetensors"}:
-        return ReferenceStatistics.load(reference)
-    return read_smiles_csv(reference)
+    return ReferenceStatistics.load(embedded if embedded.is_file() else reference)
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the file before a complaint about one of its records."""
+    try:
+        yield
+    except StructDiffError as error:
+        raise StructDiffError(f"{place}: {error}") from error
 
 
 def _check_positive(**counts: int | None) -> None:
