@@ -32,7 +32,7 @@ _CHECKPOINTS = {".pth", ".pt", ".safetensors"}
 #: Name of a model's reference statistics beside its weights.
 _REFERENCE = "reference.safetensors"
 #: How many molecules a picture shows.
-_GRID = 40
+_GRID = 36
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Column = Annotated[
@@ -62,13 +62,13 @@ def sample(
     batch_size: Annotated[int | None, typer.Option(help="Molecules at a time.")] = None,
     grid: Annotated[
         Path | None,
-        typer.Option(help=f"Picture of the first {_GRID} molecules (.png, .svg, .pdf)."),
+        typer.Option(help=f"Picture of the first {_GRID} molecules (.png)."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Draw new molecules and write them as they come; Ctrl-C keeps what is finished."""
     _check_positive(num=num, steps=steps, batch_size=batch_size)
-    _check_picture(grid)
+    _check_picture(grid, ".png")
     check_destination(out)
     generator = load_model(model)
     if batch_size is not None:
@@ -152,7 +152,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score generated molecules against a reference, each score beside its noise floor."""
-    _check_picture(plot)
+    _check_picture(plot, ".png", ".svg", ".pdf")
     generated = read_generated_csv(molecules, column)
     against = _reference(reference)
     training = None if train is None else read_smiles_csv(train)
@@ -309,27 +309,27 @@ def _check_positive(**counts: int | None) -> None:
             raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
 
 
-def _check_picture(path: Path | None) -> None:
+def _check_picture(path: Path | None, *formats: str) -> None:
     """Before any work: a picture has a known format and a folder to lie in."""
     if path is None:
         return
-    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise StructDiffError(f"{path}: unknown picture format; end the name in .png, .svg or .pdf")
+    if path.suffix.lower() not in formats:
+        raise StructDiffError(
+            f"{path}: cannot draw this format; end the name in {' or '.join(formats)}"
+        )
     check_destination(path)
 
 
 def _draw_grid(drawn: pd.DataFrame, path: Path) -> None:
-    from structdiff.molecules.plots import plot_grid
+    from structdiff.molecules.plots import molecule_grid
 
-    axes = plot_grid(drawn, number=_GRID)
-    axes.figure.savefig(path)
+    molecule_grid(drawn, path, max_molecules=_GRID)
 
 
 def _draw_properties(generated: pd.DataFrame, reference: Any, path: Path) -> None:
-    from structdiff.molecules.plots import plot_properties
+    from structdiff.molecules.plots import property_plot
 
-    axes = plot_properties(generated, reference)
-    axes.figure.savefig(path)
+    property_plot(generated, reference)[0].figure.savefig(path)
 
 
 def _flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:

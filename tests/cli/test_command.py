@@ -44,7 +44,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
         (["molecules", "sample", "--model", "no.pth"], "no.pth: no such checkpoint file"),
         (["molecules", "sample", "--out", "no/m.csv"], "no/m.csv: the folder no does not exist"),
         (["molecules", "sample", "--out", "."], ".: is a folder"),
-        (["molecules", "sample", "--grid", "g.gif"], "g.gif: unknown picture format; end the name"),
+        (["molecules", "sample", "--grid", "g.gif"], "g.gif: cannot draw this format; end"),
         (["molecules", "sample", "--grid", "no/g.png"], "no/g.png: the folder no does not exist"),
         (["molecules", "train", "no.csv", "--out", "model"], "no.csv: no such file"),
         (["molecules", "train"], "Missing"),
