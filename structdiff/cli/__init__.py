@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The words after ``structdiff``; those of the process by default.
     """
     try:
+        import typer
+
         from structdiff.cli.app import command
         from structdiff.cli.failures import explain, help_asked
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 prog_name="structdiff",
                 standalone_mode=False,
             )
+        except typer.Abort as stop:  # how older versions of typer say Ctrl-C
+            raise KeyboardInterrupt from stop
         except Exception as error:
             if (text := help_asked(error)) is not None:
                 print(text, file=sys.stderr)
