@@ -205,8 +205,14 @@ def assemble(
 def canonical_smiles(molecule: str | Chem.Mol) -> str | None:
     """Canonical SMILES without stereo, isotopes, atom maps; None for what RDKit cannot read."""
     with rdBase.BlockLogs():
-        mol = parse_smiles(molecule) if isinstance(molecule, str) else Chem.Mol(molecule)
+        mol = parse_smiles(molecule) if isinstance(molecule, str) else _clean_copy(molecule)
         return None if mol is None else _flat_smiles(mol)
+
+
+def _clean_copy(mol: Chem.Mol) -> Chem.Mol | None:
+    """A sanitised copy without explicit hydrogens; None if it is empty or cannot be sanitised."""
+    copy = Chem.RemoveHs(mol, sanitize=False)
+    return copy if copy.GetNumAtoms() and not Chem.SanitizeMol(copy, catchErrors=True) else None
 
 
 def _flat_smiles(mol: Chem.Mol) -> str:
@@ -384,8 +390,8 @@ def _parse_record(record: Any) -> Chem.Mol:
     if isinstance(record, Chem.Mol):
         if not record.GetNumAtoms():
             raise _Rejected("empty")
-        copy = Chem.RemoveHs(record, sanitize=False)
-        if Chem.SanitizeMol(copy, catchErrors=True):
+        copy = _clean_copy(record)
+        if copy is None:
             raise _Rejected("invalid", "the Mol cannot be sanitised")
         return copy
     if record is None or record != record or (isinstance(record, str) and not record.strip()):
