@@ -205,6 +205,11 @@ class AttentionLayer(nn.Module):
     heads
         Attention heads; must divide ``width_attention``.
 
+    Attributes
+    ----------
+    maps
+        Attention maps (heads x channels), each with a logit for every matrix entry.
+
     Raises
     ------
     ValueError
@@ -228,6 +233,7 @@ class AttentionLayer(nn.Module):
                 "choose a divisor"
             )
         self.heads = heads
+        self.maps = heads * channels_in
         self.width_out = width_out
         self.query_weight = glorot(channels_in, width_in, width_attention)
         self.query_bias = nn.Parameter(torch.zeros(channels_in, width_attention))
@@ -241,14 +247,26 @@ class AttentionLayer(nn.Module):
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """``(F_out, N, B)`` nodes and ``(C_out, P, B)`` symmetric pairs; the diagonal is kept."""
-        count = batch.nodes.shape[1]
-        mixed = propagate(batch.nodes, batch.propagation)  # (F, C, N, B)
-        nodes = self._values(mixed.flatten(0, 1).flatten(1)).view(self.width_out, count, -1)
+        mixed = propagate(batch.nodes, batch.propagation)
+        return self._nodes(mixed, batch), self._pairs(mixed, batch)
+
+    def nodes(self, batch: PairBatch) -> Tensor:
+        """The node output alone, for a last layer."""
+        return self._nodes(propagate(batch.nodes, batch.propagation), batch)
+
+    def pairs(self, batch: PairBatch) -> Tensor:
+        """The pair output alone, for a last layer."""
+        return self._pairs(propagate(batch.nodes, batch.propagation), batch)
+
+    def _nodes(self, mixed: Tensor, batch: PairBatch) -> Tensor:
+        nodes = self._values(mixed.flatten(0, 1).flatten(1))
+        return tanh(nodes.view(self.width_out, *batch.node_mask.shape) * batch.node_mask)
+
+    def _pairs(self, mixed: Tensor, batch: PairBatch) -> Tensor:
         attention = self._attention(mixed, batch.pair_index)
         features = torch.cat([attention, batch.pairs])  # (2 C, P, B)
         pairs = self.mlp(features.flatten(1)).view(-1, *batch.pair_mask.shape)
-        # p + p^T of a symmetric p; the mask carries the factor.
-        return tanh(nodes * batch.node_mask), pairs * (2 * batch.pair_mask)
+        return pairs * (2 * batch.pair_mask)  # p + p^T of a symmetric p
 
     def _values(self, mixed: Tensor) -> Tensor:
         """The values of all channels, joined: ``(F_out, N * B)``.

@@ -314,7 +314,7 @@ def _check_sde(path: Path, component: str, sde: Mapping[str, Any]) -> None:
         _fail(path, f"component {component!r} has no known SDE", f"its type must be of {known}")
     for key in ("beta_min", "beta_max"):
         value = settings.get(key)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             _fail(path, f"{key} of {component!r} is {value!r:.40}", "it must be a positive number")
 
 

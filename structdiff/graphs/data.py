@@ -51,7 +51,7 @@ class GraphSet(Sequence[networkx.Graph]):
     def __len__(self) -> int:
         return len(self.num_nodes)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Graph number ``index``, or the set of a slice."""
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
@@ -118,7 +118,7 @@ def from_networkx(
     Parameters
     ----------
     graphs
-        Undirected graphs; loops and attributes are refused or ignored respectively.
+        Undirected graphs without loops; attributes are ignored.
     max_feat_num
         Classes of the one-hot degree; must exceed the largest degree.
     max_node_num
@@ -177,7 +177,9 @@ def _decode(edge: NDArray[np.bool_], exists: NDArray[np.bool_], drop: bool) -> n
     kept = exists & edge.any(0) if drop else exists
     if not kept.any():
         return networkx.empty_graph(1)
-    return networkx.from_numpy_array(edge[np.ix_(kept, kept)].astype(np.int8), create_using=None)
+    graph = networkx.empty_graph(int(kept.sum()))
+    graph.add_edges_from(np.argwhere(np.triu(edge[np.ix_(kept, kept)])).tolist())
+    return graph
 
 
 def _pad(matrices: list[NDArray[np.bool_]], max_feat_num: int, max_node_num: int | None) -> State:

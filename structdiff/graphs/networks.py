@@ -144,11 +144,11 @@ class ScoreNetworkXGMH(ScoreNetwork):
     def evaluate(self, batch: PairBatch) -> Tensor:
         """``(B, N, F)``, zero where no node exists."""
         outputs = [batch.nodes]
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers[:-1]:
             nodes, pairs = layer(batch)
             outputs.append(tanh(nodes))  # a second tanh, as published
-            if number < len(self.layers) - 1:
-                batch = _next(batch, outputs[-1], pairs)
+            batch = _next(batch, outputs[-1], pairs)
+        outputs.append(tanh(self.layers[-1].nodes(batch)))
         return _node_output(self.final, outputs, batch)
 
 
@@ -199,11 +199,11 @@ class ScoreNetworkA(ScoreNetwork):
     def evaluate(self, batch: PairBatch) -> Tensor:
         """``(B, N, N)``, symmetric, zero on the diagonal and where a node does not exist."""
         outputs = [batch.pairs]
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers[:-1]:
             nodes, pairs = layer(batch)
             outputs.append(pairs)
-            if number < len(self.layers) - 1:
-                batch = _next(batch, nodes, pairs)
+            batch = _next(batch, nodes, pairs)
+        outputs.append(self.layers[-1].pairs(batch))
         count = batch.nodes.shape[1]
         strict = batch.pairs.shape[1] - count  # the diagonal comes last and stays zero
         columns = torch.cat([pairs[:, :strict] for pairs in outputs])
@@ -233,6 +233,8 @@ class GDSSNetwork(nn.Module):
         self.x_network = x_network
         self.adj_network = adj_network
         self.prediction = dict(prediction or {"x": "noise", "adj": "noise"})
+        layers = [part for part in adj_network.modules() if isinstance(part, AttentionLayer)]
+        self._maps = max((part.maps for part in layers), default=1)
 
     def forward(
         self,
@@ -273,9 +275,7 @@ class GDSSNetwork(nn.Module):
         """Graphs at a time: all, but on a CPU without gradients what the cache holds."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return len(x)
-        layer = self.adj_network.layers[-1]
-        logits = layer.heads * len(layer.query_bias) * x.shape[1] ** 2
-        return max(1, LOGITS_PER_CHUNK // logits)
+        return max(1, LOGITS_PER_CHUNK // (self._maps * x.shape[1] ** 2))
 
 
 def _channels(layers: int, first: int, hidden: int, last: int) -> list[int]:
