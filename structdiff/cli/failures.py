@@ -20,6 +20,7 @@ EXTRAS = {
     "rdkit": "molecules",
     "requests": "datasets",
     "scipy": "molecules",
+    "sklearn": "molecules",
     "torchdiffeq": "dynamics",
     "torchsde": "dynamics",
 }

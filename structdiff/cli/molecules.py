@@ -71,13 +71,11 @@ def sample(
     _check_picture(grid, ".png")
     check_destination(out)
     generator = load_model(model)
-    if batch_size is not None:
-        generator.set_params(batch_size=batch_size)
+    generator.set_params(batch_size=batch_size or _prudent_batch(num, generator.batch_size))
     started = time.monotonic()
     drawn, interrupted = _write_batches(
         MoleculeWriter(out),
-        generator.sample_batches(num, sampler=sampler, steps=steps, random_state=seed),
-        num,
+        generator.sample_batches(num, sampler, steps, seed, progress=True),
     )
     if interrupted and drawn is None:
         messages().print("no batch was finished: nothing is written")
@@ -102,32 +100,63 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained model.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where training stopped.")] = False,
     column: Column = None,
-    preset: Annotated[str, typer.Option(help="qm9, zinc250k, or auto.")] = "qm9",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Atom types and largest size of qm9 or zinc250k; by default of the file."
+        ),
+    ] = None,
     network: Annotated[str, typer.Option(help="transformer (ours) or gdss (as published).")] = (
         "transformer"
     ),
     charges: Annotated[
         bool, typer.Option("--charges/--no-charges", help="Learn formal charges.")
+    ] = True,
+    largest_fragment: Annotated[
+        bool, typer.Option("--largest-fragment", help="Keep the largest fragment of salts.")
     ] = False,
-    max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Molecules at a time.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seeds weights, noise and data order.")] = None,
+    max_steps: Annotated[int, typer.Option(help="Training steps.")] = 10_000,
+    batch_size: Annotated[int, typer.Option(help="Molecules at a time.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+    devices: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's, such as ddp.")] = "auto",
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seeds weights, noise and data order.")] = 0,
 ) -> None:
     """Train on your own SMILES; rows that cannot be used are counted and reported."""
-    _check_positive(max_steps=max_steps, batch_size=batch_size)
+    _check_positive(
+        max_steps=max_steps,
+        batch_size=batch_size,
+        devices=devices,
+        checkpoint_every=checkpoint_every,
+    )
+    _check_training(network, precision, learning_rate)
     records = read_smiles_csv(smiles, column)
 
     from structdiff.molecules import MoleculeGenerator
 
-    chosen = {"max_steps": max_steps, "batch_size": batch_size, "random_state": seed}
     generator = MoleculeGenerator(
         preset=preset,
         network=network,
         charges=charges,
-        **{name: value for name, value in chosen.items() if value is not None},
+        largest_fragment=largest_fragment,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        devices=devices,
+        strategy=strategy,
+        checkpoint_every=checkpoint_every,
+        random_state=seed,
     )
-    with _naming(str(smiles)):
-        generator.fit(records, out=out, resume=resume)
+    try:
+        with _naming(str(smiles)):
+            generator.fit(records, out=out, resume=resume)
+    except (KeyboardInterrupt, SystemExit):
+        messages().print(f"training stopped; the same command with --resume goes on in {out}")
+        raise
+    messages().print(str(generator.report_), markup=False)
     generator.save_pretrained(out)
     messages().print(f"sample it with `structdiff molecules sample --model {out}`")
     print(out)
@@ -243,22 +272,17 @@ def _model_folder(model: str) -> Path:
 
 
 def _write_batches(
-    writer: MoleculeWriter, batches: Iterable[pd.DataFrame], total: int
+    writer: MoleculeWriter, batches: Iterable[pd.DataFrame]
 ) -> tuple[pd.DataFrame | None, bool]:
     """Write each batch as it comes; what was written, and whether Ctrl-C cut it short."""
     import pandas as pd
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     written: list[pd.DataFrame] = []
     interrupted = False
-    columns = ("sampling", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=messages()) as progress:
-            task = progress.add_task("", total=total)
-            for batch in batches:
-                writer.write(batch)
-                written.append(batch)
-                progress.advance(task, len(batch))
+        for batch in batches:
+            writer.write(batch)
+            written.append(batch)
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
@@ -307,6 +331,23 @@ def _check_positive(**counts: int | None) -> None:
         if value is not None and value < 1:
             option = name.replace("_", "-")
             raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
+
+
+def _prudent_batch(num: int, own: int) -> int:
+    """Small enough that Ctrl-C half-way through keeps much; the molecules do not depend on it."""
+    return min(own, max(32, num // 16))
+
+
+def _check_training(network: str, precision: str, learning_rate: float) -> None:
+    """Before any work: the choices of which the error would come late or in other words."""
+    for option, value, known in (
+        ("network", network, ("transformer", "gdss")),
+        ("precision", precision, ("32-true", "bf16-mixed", "16-mixed")),
+    ):
+        if value not in known:
+            raise StructDiffError(f"--{option} {value}: choose one of {', '.join(known)}")
+    if not 0 < learning_rate < math.inf:
+        raise StructDiffError(f"--learning-rate {learning_rate}: should be a positive number")
 
 
 def _check_picture(path: Path | None, *formats: str) -> None:

@@ -48,6 +48,22 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
         (["molecules", "sample", "--grid", "no/g.png"], "no/g.png: the folder no does not exist"),
         (["molecules", "train", "no.csv", "--out", "model"], "no.csv: no such file"),
         (["molecules", "train"], "Missing"),
+        (
+            ["molecules", "train", "s.csv", "--out", "m", "--network", "gnn"],
+            "--network gnn: choose",
+        ),
+        (
+            ["molecules", "train", "s.csv", "--out", "m", "--precision", "8"],
+            "--precision 8: choose",
+        ),
+        (
+            ["molecules", "train", "s.csv", "--out", "m", "--learning-rate", "0"],
+            "a positive number",
+        ),
+        (
+            ["molecules", "train", "s.csv", "--out", "m", "--max-steps", "0"],
+            "--max-steps 0: should",
+        ),
         (["molecules", "evaluate", "no.csv", "--reference", "gdss-qm9"], "no.csv: no such file"),
         (["molecules", "info", "nothing"], "nothing: no such model"),
         (["datasets", "fetch", "qm8"], "unknown dataset 'qm8' (did you mean 'qm9'?); known: comm"),
@@ -177,7 +193,7 @@ def test_finished_batches_are_written_when_ctrl_c_comes(tmp_path: Path) -> None:
         yield batch
         raise KeyboardInterrupt
 
-    drawn, stopped = _write_batches(MoleculeWriter(tmp_path / "m.csv"), interrupted(), 9)
+    drawn, stopped = _write_batches(MoleculeWriter(tmp_path / "m.csv"), interrupted())
     assert stopped and drawn is not None and len(drawn) == 6
     assert len(read_generated_csv(tmp_path / "m.csv")) == 6
 
