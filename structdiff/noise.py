@@ -1,8 +1,8 @@
 r"""Where the randomness of a sampler comes from.
 
-Samplers never call ``torch.randn``: they ask a :class:`NoiseSource` for standard normal numbers, one
-draw per component. So the same seed gives the same sample, a test can replay given draws, an object's
-sample need not depend on its batch mates, and two step sizes can share one Brownian path.
+Samplers never call ``torch.randn``: they ask a :class:`NoiseSource` for standard normal numbers,
+one draw per component. So the same seed gives the same sample, a test can replay given draws, an
+object's sample need not depend on its batch mates, and two step sizes can share one Brownian path.
 """
 
 from __future__ import annotations
@@ -53,61 +53,58 @@ class SeededNoise:
     ----------
     seed
         Any integer.
+    stream
+        Independent sequences of one seed: samplers draw from another than priors do.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stream: int = 0) -> None:
         self.seed = int(seed)
+        self.stream = int(stream)
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
         generator = self._generators.get(like.device)
         if generator is None:
-            generator = torch.Generator(like.device).manual_seed(self.seed)
+            seed = (self.seed + self.stream * 0x9E3779B97F4A7C15) % 2**64
+            generator = torch.Generator(like.device).manual_seed(seed)
             self._generators[like.device] = generator
         return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-_PHILOX_M = (0xD2511F53, 0xCD9E8D57)
-_PHILOX_W = (0x9E3779B9, 0xBB67AE85)
-_MASK32 = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
-def _multiply_32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of ``a * b`` for unsigned 32-bit numbers held in int64."""
-    # Split b in 16-bit halves: a * 2**32 would overflow the sign bit of int64.
-    low, high = a * (b & 0xFFFF), a * (b >> 16)
-    middle = high + (low >> 16)
-    return (middle >> 16) & _MASK32, ((middle << 16) & _MASK32) | (low & 0xFFFF)
+def _shift(words: Tensor, bits: int) -> Tensor:
+    """Logical right shift: the one of int64 copies the sign."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> list[Tensor]:
-    """Philox-4x32-10 counter-based random bits (Salmon et al., SC 2011).
+def _mix(words: Tensor) -> Tensor:
+    """The 64-bit finaliser of SplitMix64; int64 multiplication wraps, as it needs."""
+    words = (words ^ _shift(words, 30)) * _MIX[0]
+    words = (words ^ _shift(words, 27)) * _MIX[1]
+    return words ^ _shift(words, 31)
+
+
+def splitmix64(state: Tensor, counter: Tensor) -> Tensor:
+    """The ``counter``-th 64 random bits after ``state`` (Steele, Lea and Flood, OOPSLA 2014).
+
+    Any output is reached without the ones before it, so a whole batch of streams is one
+    expression, a tenth of the kernels of the counter-based generators in use for this.
 
     Parameters
     ----------
-    counter, key
-        Unsigned 32-bit words held in int64 tensors that broadcast together.
-
-    Returns
-    -------
-    list of four int64 tensors with values in [0, 2**32).
+    state, counter
+        int64 tensors that broadcast together; counters from 1.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        high0, low0 = _multiply_32(_PHILOX_M[0], c0)
-        high1, low1 = _multiply_32(_PHILOX_M[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _PHILOX_W[0]) & _MASK32, (k1 + _PHILOX_W[1]) & _MASK32
-    return [c0, c1, c2, c3]
+    return _mix(state + counter * _GOLDEN)
 
 
 class PerObjectNoise:
     """One seed per object: an object's draws depend neither on batch mates nor on batch size.
 
-    Counter-based (Philox), so it is vectorised over the batch and needs no generator per object.
+    Counter-based, so it is vectorised over the batch and needs no generator per object.
     Spaces lay their free coordinates out so that padding does not move them; a molecule's noise is
     therefore also the same in a batch that is padded further.
 
@@ -115,9 +112,12 @@ class PerObjectNoise:
     ----------
     seeds
         One integer in [0, 2**63) per object, (B,).
+    stream
+        Independent sequences of one seed: samplers draw from another than priors do.
     """
 
-    def __init__(self, seeds: Sequence[int] | Tensor) -> None:
+    def __init__(self, seeds: Sequence[int] | Tensor, stream: int = 0) -> None:
+        self.stream = int(stream)
         self.seeds = torch.as_tensor(seeds, dtype=torch.int64)
         if self.seeds.dim() != 1:
             raise StructDiffError(f"seeds must have shape (B,), got {tuple(self.seeds.shape)}")
@@ -132,16 +132,14 @@ class PerObjectNoise:
         self._draws[name] = draw + 1
         seeds = self.seeds = self.seeds.to(like.device)
         size = math.prod(like.shape[1:])
+        # A number of our own: Python's hash of a string changes from one process to the next.
+        component = sum(ord(c) * 257**i for i, c in enumerate(name)) + (self.stream << 60)
+        key = (component * _MIX[0]) & 0x7FFFFFFFFFFFFFFF
+        state = _mix(_mix(_mix(seeds) ^ key) + draw)[:, None]
         blocks = torch.arange((size + 1) // 2, device=like.device)[None]  # two normals a block
-        stream = sum(ord(c) * 257**i for i, c in enumerate(name)) & _MASK32
-        zero = torch.zeros_like(blocks)
-        words = philox(
-            (blocks, zero + draw, zero + stream, zero),
-            ((seeds & _MASK32)[:, None], ((seeds >> 32) & _MASK32)[:, None]),
-        )
         # Box-Muller in float64 from 53-bit uniforms in (0, 1).
-        first = ((words[0] << 21) | (words[1] >> 11)).double().add(0.5) * 2.0**-53
-        second = ((words[2] << 21) | (words[3] >> 11)).double().add(0.5) * 2.0**-53
+        first = _shift(splitmix64(state, 2 * blocks + 1), 11).double().add_(0.5).mul_(2.0**-53)
+        second = _shift(splitmix64(state, 2 * blocks + 2), 11).double().add_(0.5).mul_(2.0**-53)
         radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
         pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
         return pairs.flatten(1)[:, :size].to(like.dtype).reshape(like.shape)
@@ -180,7 +178,7 @@ class ReplayNoise:
 
 
 class BrownianNoise:
-    """Increments of one fixed Brownian path, so that runs with different step sizes can be compared.
+    """Increments of one fixed Brownian path, so that runs of different step sizes can be compared.
 
     Uses the Brownian interval of torchsde. Draws without an interval (priors) come from the seed.
 
@@ -216,12 +214,18 @@ class BrownianNoise:
         return increment / math.sqrt(start - end)
 
 
-def as_source(source: NoiseSource | int | Sequence[int] | Tensor | None) -> NoiseSource:
-    """Read None (global generator), a seed, or a seed per object (B,) as a noise source."""
+def as_source(
+    source: NoiseSource | int | Sequence[int] | Tensor | None, stream: int = 0
+) -> NoiseSource:
+    """Read None (global generator), a seed, or a seed per object (B,) as a noise source.
+
+    ``stream`` keeps the draws of one seed apart: the same seed may be given to a prior and to the
+    sampler that starts from it. A source that is already made is handed back as it is.
+    """
     if source is None:
         return GlobalNoise()
     if isinstance(source, NoiseSource):
         return source
     if isinstance(source, int):
-        return SeededNoise(source)
-    return PerObjectNoise(source)
+        return SeededNoise(source, stream)
+    return PerObjectNoise(source, stream)

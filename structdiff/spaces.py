@@ -8,6 +8,7 @@ live here and in no sampler: updates that are linear in (state, model output, no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -64,6 +65,10 @@ class Space(Protocol):
 class Euclidean:
     """Real numbers; with a mask, a padded set."""
 
+    def _width(self, like: Tensor) -> int:
+        """Number of free coordinates, existing or not: the second axis of ``pack``."""
+        return math.prod(like.shape[1:])
+
     def pack(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.dim() > 1 else x[:, None]
 
@@ -83,7 +88,7 @@ class Euclidean:
     ) -> Tensor:
         if getattr(source, "takes_components", False):
             return self.project(source.normal(name, like, interval), mask)
-        free = self.pack(like)
+        free = like.new_empty(like.shape[0], self._width(like))
         return self.project(self.unpack(source.normal(name, free, interval), like), mask)
 
     def dimension(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -115,17 +120,24 @@ class Symmetric(Euclidean):
         off = ~torch.eye(like.shape[1], dtype=torch.bool, device=like.device)
         return off.reshape(off.shape + (1,) * (like.dim() - 3))
 
+    def _width(self, like: Tensor) -> int:
+        n = like.shape[1]
+        return n * (n - 1) // 2 * math.prod(like.shape[3:])
+
     def pack(self, x: Tensor) -> Tensor:
         i, j = self._pairs(x.shape[1], x.device)
         return x[:, i, j].flatten(1)
 
     def unpack(self, vector: Tensor, like: Tensor) -> Tensor:
-        i, j = self._pairs(like.shape[1], like.device)
-        pairs = vector.reshape(vector.shape[0], len(i), *like.shape[3:])
-        out = torch.zeros(like.shape, dtype=vector.dtype, device=vector.device)
-        out[:, i, j] = pairs
-        out[:, j, i] = pairs
-        return out
+        n = like.shape[1]
+        node = torch.arange(n, device=vector.device)
+        larger = torch.maximum(node[:, None], node)
+        # Pair (i < j) has the number j (j - 1) / 2 + i; the diagonal reads the last entry, a zero.
+        number = larger * (larger - 1) // 2 + torch.minimum(node[:, None], node)
+        number = torch.where(node[:, None] == node, n * (n - 1) // 2, number)
+        pairs = vector.reshape(vector.shape[0], n * (n - 1) // 2, *like.shape[3:])
+        zero = pairs.new_zeros(len(pairs), 1, *like.shape[3:])
+        return torch.cat((pairs, zero), dim=1)[:, number]
 
     def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # Addition commutes bit for bit, so the mean with the transpose is exactly symmetric.

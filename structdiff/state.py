@@ -1,8 +1,9 @@
 r"""A batch of structured objects: named components that are noised and denoised together.
 
-A molecule is ``{x: atoms, adj: bonds}``, a pose ``{length: bones, direction: bones}``, a window of a
-series ``{x}``. Every component is a tensor whose first axis is the batch; a boolean mask says which
-of its entries exist. Arithmetic acts component by component, so an algorithm written for tensors,
+A molecule is ``{x: atoms, adj: bonds}``, a pose ``{length: bones, direction: bones}``, a window of
+a series ``{x}``. Every component is a tensor whose first axis is the batch; a boolean mask says
+which of its entries exist. Arithmetic acts component by component, so an algorithm written for
+tensors,
 
 .. math:: x_u = a\,x_t + \sum_j c_j\,m_j + d\,z,
 
@@ -44,8 +45,8 @@ class State(Mapping[str, Tensor]):
     components
         Tensors of shape (B, ...), one per component, with a common batch size B.
     masks
-        Boolean tensors, broadcastable to their component: ``True`` where an entry exists. A component
-        without a mask exists everywhere.
+        Boolean tensors, broadcastable to their component: ``True`` where an entry exists. A
+        component without a mask exists everywhere.
 
     Raises
     ------
@@ -243,8 +244,8 @@ class State(Mapping[str, Tensor]):
     def flatten(self) -> Tensor:
         """All entries that exist in some object, (B, D); see :class:`structdiff.spaces.Layout`.
 
-        Symmetric components count both triangles here; ``system.layout(state)`` knows the spaces and
-        keeps the free coordinates only.
+        Symmetric components count both triangles here; ``system.layout(state)`` knows the spaces
+        and keeps the free coordinates only.
         """
         from structdiff.spaces import Layout
 

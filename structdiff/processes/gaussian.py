@@ -29,6 +29,11 @@ def _double(t: Tensor | float) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
+def _chain_index(t: float, links: int) -> int:
+    """Link of a published chain at time t: floor(t (N - 1)), safe against the last bit of t."""
+    return math.floor(t * (links - 1) + 1e-9)
+
+
 class GaussianProcess(ABC):
     """Base of the linear Gaussian processes.
 
@@ -92,6 +97,20 @@ class GaussianProcess(ABC):
         factor = float(torch.exp(self.log_alpha(t) - self.log_alpha(before)))
         variance = float(self.sigma(t)) ** 2 - factor**2 * float(self.sigma(before)) ** 2
         return factor, math.sqrt(max(variance, 0.0))
+
+    def chain_step(self, t: float, links: int) -> tuple[float, float]:
+        r"""Link at time t of the published chain with ``links`` links: (factor, G).
+
+        Published reverse-diffusion samplers index the DDPM and SMLD chains by
+        :math:`i = \lfloor t (N - 1) \rfloor`; processes without such a chain take an Euler step
+        of 1/N. Unlike :meth:`discrete_step` it knows no other grid.
+        """
+        step = 1 / links
+        return 1 + float(self.drift(t)) * step, float(self.diffusion(t)) * math.sqrt(step)
+
+    def chain_alpha(self, t: float, links: int) -> float:
+        r"""Published step-size factor of the Langevin corrector: :math:`1 - \beta_i`, else 1."""
+        return 1.0
 
     def prior_std(self) -> float:
         r"""Standard deviation of the prior that sampling starts from: :math:`\sigma(1)`."""
@@ -157,9 +176,17 @@ class VP(GaussianProcess):
         if beta >= 1:
             raise StructDiffError(
                 f"the reverse-diffusion chain of VP needs beta * dt < 1, got {beta:.3g} "
-                f"at t = {t:.3g}: use at least {math.ceil(self.beta_max) + 1} steps or another sampler"
+                f"at t = {t:.3g}: use at least {math.ceil(self.beta_max) + 1} steps, "
+                "or another sampler"
             )
         return math.sqrt(1 - beta), math.sqrt(beta)
+
+    def chain_step(self, t: float, links: int) -> tuple[float, float]:
+        # linspace(beta_min / N, beta_max / N, N)[i]
+        return self.discrete_step(_chain_index(t, links) / max(links - 1, 1), 1 / links)
+
+    def chain_alpha(self, t: float, links: int) -> float:
+        return 1 - float(self.beta(_chain_index(t, links) / max(links - 1, 1))) / links
 
     def prior_std(self) -> float:
         return super().prior_std() if self.prior_scale is None else self.prior_scale
@@ -185,6 +212,9 @@ class SubVP(VP):
 
     def discrete_step(self, t: float, dt: float) -> tuple[float, float]:
         return GaussianProcess.discrete_step(self, t, dt)
+
+    def chain_step(self, t: float, links: int) -> tuple[float, float]:
+        return GaussianProcess.chain_step(self, t, links)
 
 
 @dataclass(frozen=True)
@@ -236,6 +266,11 @@ class VE(GaussianProcess):
         if t - dt < -1e-12:  # the first link of the SMLD chain starts from the clean data
             return 1.0, float(self.sigma(t))
         return 1.0, math.sqrt(float(self.sigma(t)) ** 2 - float(self.sigma(t - dt)) ** 2)
+
+    def chain_step(self, t: float, links: int) -> tuple[float, float]:
+        # sigma_i log-spaced from sigma_min to sigma_max, sigma_{-1} = 0
+        gap = 1 / max(links - 1, 1)
+        return self.discrete_step(_chain_index(t, links) * gap, gap)
 
     def prior_std(self) -> float:
         return super().prior_std() if self.prior_scale is None else self.prior_scale

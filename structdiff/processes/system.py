@@ -76,7 +76,8 @@ class System:
             unknown = sorted(set(given) - set(self.processes))
             if unknown:
                 raise StructDiffError(
-                    f"{what} for {unknown}, but the system has the components {list(self.processes)}"
+                    f"{what} for {unknown}, but the system has the components "
+                    f"{list(self.processes)}"
                 )
         self.spaces: dict[str, Space] = {
             k: (spaces or {}).get(k, Euclidean()) for k in self.processes
@@ -187,7 +188,7 @@ class System:
         return x0 * self.alpha(t) + noise * self.sigma(t)
 
     def prior(self, like: State, source: NoiseSource | int | None = None) -> State:
-        """Draw the state that sampling starts from; frozen components keep the values of ``like``."""
+        """Draw the state that sampling starts from; frozen components keep those of ``like``."""
         noise = self.noise(like, source)
         return State._trusted(
             {

@@ -1,26 +1,39 @@
 """Samplers: from the prior back to the data, over any system and any denoiser."""
 
-from structdiff.samplers.base import LinearSampler, Run, Sampler, Schedule, Update
+from structdiff.samplers.adaptive import ProbabilityFlow, ReverseSDE
+from structdiff.samplers.base import LinearSampler, Run, Sampler, Schedule, SteppedSampler, Update
 from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
+from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
+from structdiff.samplers.heun import Heun
+from structdiff.samplers.langevin import PredictorCorrector
 from structdiff.samplers.registry import SAMPLERS, SamplerInfo, get_sampler, register
+from structdiff.samplers.splitting import S4
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "S4",
     "SAMPLERS",
     "DPMSolver",
+    "EulerMaruyama",
     "ExponentialIto",
     "FixedTimes",
     "Grid",
+    "Heun",
     "Karras",
     "LinearSampler",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "ReverseDiffusion",
+    "ReverseSDE",
     "Run",
     "SDEDPMSolver",
     "Sampler",
     "SamplerInfo",
     "Schedule",
+    "SteppedSampler",
     "UniformLogSNR",
     "UniformTime",
     "Update",

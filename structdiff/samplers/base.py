@@ -4,10 +4,11 @@ Almost every solver is one linear combination per step and component,
 
 .. math:: x_u = a\,x_t + \sum_j c_j\,m_j + d\,z,
 
-of the state, the latest model outputs and fresh noise; its coefficients depend only on the grid and
-the process. :class:`LinearSampler` owns that step, so such a sampler is a coefficient function. Any
-other sampler gives a :meth:`Sampler.stepper`. Everything else (times, evaluations and their count, noise,
-masks and symmetry, components that stand still, progress, callbacks) is here, once.
+of the state, the latest model outputs and fresh noise; its coefficients depend only on the grid
+and the process. :class:`LinearSampler` owns that step, so such a sampler is a coefficient
+function. Any other sampler on a grid gives a :meth:`SteppedSampler.stepper`. Everything else
+(times, evaluations and their count, noise, masks and symmetry, components that stand still,
+progress, callbacks) is here, once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import Interval, NoiseSource, as_source
+from structdiff.processes.gaussian import GaussianProcess
 from structdiff.processes.system import System, Time
 from structdiff.samplers.grids import Grid, GridLike, UniformTime, as_grid
 from structdiff.state import State
@@ -55,6 +57,7 @@ class Update(NamedTuple):
 class Schedule:
     """A component's process on a grid, as Python numbers: the loop never waits for a device."""
 
+    process: GaussianProcess
     time: list[float]
     """The component's own time."""
     log_alpha: list[float]
@@ -80,6 +83,7 @@ def schedules(system: System, times: Sequence[float]) -> dict[str, Schedule]:
     own = system.times(grid)
     return {
         k: Schedule(
+            system.processes[k],
             *(
                 values.tolist()
                 for values in (
@@ -91,7 +95,7 @@ def schedules(system: System, times: Sequence[float]) -> dict[str, Schedule]:
                     system.processes[k].drift(own[k]),
                     system.processes[k].diffusion(own[k]),
                 )
-            )
+            ),
         )
         for k in system.moving
     }
@@ -115,7 +119,7 @@ class Run:
         self.system = denoiser.system
         self.moving = self.system.moving
         self.condition = condition
-        self.source = as_source(source)
+        self.source = as_source(source, stream=1)  # the prior drew from stream 0
         self.nfe = 0
 
     def inside(self, x: State) -> State:
@@ -214,18 +218,8 @@ class Sampler(ABC):
         return values
 
     @abstractmethod
-    def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
-        """Prepare a run on a grid: coefficients once, history local to what is returned."""
-
     def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
-        """Time and state after every step."""
-        times = self.times(run.system)
-        step = self.stepper(run, times)
-        for i, t in enumerate(times[1:]):
-            x = step(x, i)
-            yield t, x
-        if self.denoise:
-            yield 0.0, self.denoised(run, x, times[-1])
+        """Shared time and state after every step, from the state at ``system.t_max``."""
 
     def denoised(self, run: Run, x: State, t: float) -> State:
         """The prediction of the data; frozen components as they are."""
@@ -296,7 +290,25 @@ class Sampler(ABC):
         return f"{type(self).__name__}(steps={self.steps}, grid={self.grid})"
 
 
-class LinearSampler(Sampler):
+class SteppedSampler(Sampler):
+    """A sampler that goes from one grid time to the next; others can build on its steps."""
+
+    @abstractmethod
+    def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
+        """Prepare a run on a grid: coefficients once, history local to what is returned."""
+
+    def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
+        """Step along the grid, then predict the data."""
+        times = self.times(run.system)
+        step = self.stepper(run, times)
+        for i, t in enumerate(times[1:]):
+            x = step(x, i)
+            yield t, x
+        if self.denoise:
+            yield 0.0, self.denoised(run, x, times[-1])
+
+
+class LinearSampler(SteppedSampler):
     """A sampler that is a coefficient function."""
 
     output: ClassVar[Output] = "data"
@@ -320,6 +332,7 @@ class LinearSampler(Sampler):
         return updates
 
     def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
+        """Evaluate, remember, combine."""
         updates = self.plan(run, times)
         outputs: deque[State] = deque(maxlen=self.history)
 

@@ -2,8 +2,8 @@ r"""Time grids: where along the way a sampler evaluates its network.
 
 A grid is a function of the system, because most grids are uniform not in time but in the noise
 level, :math:`\lambda = \ln(\alpha/\sigma)` or :math:`\rho = \sigma/\alpha`. Grid and solver are
-chosen together: the right pairing matters as much as the order of the solver. All grids are float64,
-strictly decreasing, and begin and end exactly at the system's ``t_max`` and ``t_min``.
+chosen together: the right pairing matters as much as the order of the solver. All grids are
+float64, strictly decreasing, and begin and end exactly at the system's ``t_max`` and ``t_min``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class UniformLogSNR:
     def times(self, system: System, points: int) -> Tensor:
         start, end = _ends(system, self.component)
         levels = torch.linspace(float(start), float(end), points, dtype=torch.float64)
-        return _pinned(_times_at(system, self.component, levels), system)
+        return _pinned(times_at(system, self.component, levels), system)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Karras:
             points,
             dtype=torch.float64,
         )
-        return _pinned(_times_at(system, self.component, -self.rho * torch.log(roots)), system)
+        return _pinned(times_at(system, self.component, -self.rho * torch.log(roots)), system)
 
 
 class FixedTimes:
@@ -164,8 +164,8 @@ def _ends(system: System, component: str | None) -> tuple[Tensor, Tensor]:
     return start, end
 
 
-def _times_at(system: System, component: str | None, levels: Tensor) -> Tensor:
-    """Shared times at which the reference component has the given half log-SNR (points,)."""
+def times_at(system: System, component: str | None, levels: Tensor) -> Tensor:
+    """Shared times at which a component has the given half log-SNR; shape of ``levels``."""
     name = _reference(system, component)
     own = system.processes[name].time_at(levels)
     clock = system.clocks[name]
