@@ -72,7 +72,7 @@ class BaseDenoiser(nn.Module, ABC):
 
 
 class Denoiser(BaseDenoiser):
-    """A network, the system it was trained under, and what it predicts.
+    r"""A network, the system it was trained under, and what it predicts.
 
     Parameters
     ----------
@@ -84,7 +84,12 @@ class Denoiser(BaseDenoiser):
     prediction
         One of noise, score, data, velocity, edm; or one per component.
     data_std
-        Standard deviation of the data per component (or one number), for ``edm`` preconditioning.
+        Standard deviation of the data per component (or one number), for ``edm`` preconditioning
+        and for ``scale_input``.
+    scale_input
+        Divide the network's input by :math:`\sqrt{\alpha^2 s^2 + \sigma^2}` for every prediction
+        type. Its scale then depends on the log-SNR alone, so a network trained under one process
+        can be sampled under any other.
 
     Raises
     ------
@@ -98,9 +103,11 @@ class Denoiser(BaseDenoiser):
         system: System,
         prediction: Prediction | Mapping[str, Prediction] = "data",
         data_std: float | Mapping[str, float] = 1.0,
+        scale_input: bool = False,
     ) -> None:
         super().__init__(system)
         self.network = network
+        self.scale_input = scale_input
         names = list(system.processes)
         self.prediction: dict[str, Prediction] = (
             {k: prediction for k in names} if isinstance(prediction, str) else dict(prediction)
@@ -122,20 +129,24 @@ class Denoiser(BaseDenoiser):
         total = torch.sqrt(alpha**2 * std**2 + sigma**2)
         return 1 / total, alpha * std**2 / total**2, sigma * std / total
 
-    def _call(self, x: State, times: dict[str, Tensor], condition: Any) -> State:
-        """The network on its scaled input, in the state's own dtype."""
+    def network_inputs(self, x: State, times: dict[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
+        """What the network sees: the scaled state and the half log-SNR (B,) per component."""
         system = self.system
-        if "edm" in self.prediction.values():
+        scaled = [k for k, kind in self.prediction.items() if self.scale_input or kind == "edm"]
+        if scaled:
             alpha, sigma = system.alpha(times), system.sigma(times)
-            x = x * {
-                k: self._edm_scales(k, alpha[k], sigma[k])[0] if kind == "edm" else 1.0
-                for k, kind in self.prediction.items()
-            }
+            factors: dict[str, Tensor | float] = dict.fromkeys(x, 1.0)
+            factors |= {k: self._edm_scales(k, alpha[k], sigma[k])[0] for k in scaled}
+            x = x * factors
         log_snr = {
             k: v.to(x.device, x.dtype).expand(x.batch_size)
             for k, v in system.half_log_snr(times).items()
         }
-        out: State = self.network(x, log_snr, condition)
+        return x, log_snr
+
+    def _call(self, x: State, times: dict[str, Tensor], condition: Any) -> State:
+        """The network on its scaled input; its output in the state's own dtype."""
+        out: State = self.network(*self.network_inputs(x, times), condition)
         return out.map(lambda v, like: v.to(like.dtype), x)
 
     def _to_data(self, out: State, x: State, times: dict[str, Tensor]) -> State:

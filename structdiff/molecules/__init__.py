@@ -1,0 +1,6 @@
+"""Molecules: SMILES to states and back, generation, and its evaluation suite."""
+
+from structdiff.molecules.gdss import MoleculeGenerator
+from structdiff.molecules.vocabulary import Vocabulary
+
+__all__ = ["MoleculeGenerator", "Vocabulary"]
