@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +46,7 @@ def sample(
     model: Annotated[
         str,
         typer.Option(
-            help="An embedded model, a folder of our own, or a published GDSS checkpoint."
+            help="An embedded model, a folder, owner/name on Hugging Face, or a GDSS checkpoint."
         ),
     ] = "gdss-qm9",
     num: Annotated[int, typer.Option("--num", "-n", help="How many molecules.")] = 1000,
@@ -90,7 +91,9 @@ def sample(
     else:
         print_table(f"{model}: {len(drawn):,} molecules", ["what", "value"], list(summary.items()))
     if interrupted:
-        messages().print(f"{len(drawn):,} of {num:,} molecules are finished and written to {out}")
+        messages().print(
+            f"{len(drawn):,} of {num:,} molecules are finished and written to {out}", soft_wrap=True
+        )
         raise typer.Exit(130)
 
 
@@ -134,8 +137,11 @@ def train(
     _check_training(network, precision, learning_rate)
     records = read_smiles_csv(smiles, column)
 
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from structdiff.molecules import MoleculeGenerator
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     generator = MoleculeGenerator(
         preset=preset,
         network=network,
@@ -154,11 +160,15 @@ def train(
         with _naming(str(smiles)):
             generator.fit(records, out=out, resume=resume)
     except (KeyboardInterrupt, SystemExit):
-        messages().print(f"training stopped; the same command with --resume goes on in {out}")
+        messages().print(
+            f"training stopped; the same command with --resume goes on in {out}", soft_wrap=True
+        )
         raise
-    messages().print(str(generator.report_), markup=False)
+    if rank_zero_only.rank != 0:
+        return  # the first of several processes speaks and writes for all
+    messages().print(str(generator.report_), markup=False, soft_wrap=True)
     generator.save_pretrained(out)
-    messages().print(f"sample it with `structdiff molecules sample --model {out}`")
+    messages().print(f"sample it with `structdiff molecules sample --model {out}`", soft_wrap=True)
     print(out)
 
 
@@ -237,17 +247,16 @@ def info(
 
 
 def load_model(model: str) -> MoleculeGenerator:
-    """A generator by name, from a folder of ours, or from a published GDSS checkpoint."""
+    """A generator by name, folder or Hugging Face repository, or a published GDSS checkpoint."""
     is_checkpoint = Path(model).suffix.lower() in _CHECKPOINTS
     if is_checkpoint and not Path(model).is_file():
         raise StructDiffError(f"{model}: no such checkpoint file; check the name")
-    folder = None if is_checkpoint else _model_folder(model)
 
     from structdiff.molecules import MoleculeGenerator
 
-    if folder is None:
+    if is_checkpoint:
         return MoleculeGenerator.from_gdss(model)
-    return MoleculeGenerator.from_pretrained(str(folder))
+    return MoleculeGenerator.from_pretrained(model)
 
 
 def _model_folder(model: str) -> Path:

@@ -40,7 +40,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
         (["molecules", "sample", "--num", "-5"], "--num -5: should be"),
         (["molecules", "sample", "--steps", "0"], "--steps 0: should be"),
         (["molecules", "sample", "--batch-size", "0"], "--batch-size 0: should be"),
-        (["molecules", "sample", "--model", "gdss-qm8"], "gdss-qm8: no such model; give a folder"),
+        (["molecules", "sample", "--model", "gdss-qm8"], "no model 'gdss-qm8': give one of"),
         (["molecules", "sample", "--model", "no.pth"], "no.pth: no such checkpoint file"),
         (["molecules", "sample", "--out", "no/m.csv"], "no/m.csv: the folder no does not exist"),
         (["molecules", "sample", "--out", "."], ".: is a folder"),
@@ -115,7 +115,7 @@ def test_a_folder_without_a_model_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["molecules", "sample", "--model", str(tmp_path)]) == 2
-    assert f"{tmp_path}: not a saved model, it has no config.json" in complaint(capsys)
+    assert f"{tmp_path} holds no config.json: it is not a saved model" in complaint(capsys)
 
 
 def test_a_folder_with_broken_weights_is_named(
