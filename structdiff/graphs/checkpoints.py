@@ -163,7 +163,7 @@ def build_networks(checkpoint: GDSSCheckpoint, use_ema: bool | None = None) -> G
                 f"checkpoint {checkpoint.name}: it holds no moving averages; pass use_ema=False"
             )
         x_state, adj_state = checkpoint.ema_x, checkpoint.ema_adj
-    networks = _build(checkpoint.params_x), _build(checkpoint.params_adj)
+    networks = build_score_network(checkpoint.params_x), build_score_network(checkpoint.params_adj)
     for network, state in zip(networks, (x_state, adj_state), strict=True):
         network.load_state_dict(dict(state))
     return GDSSNetwork(*networks, prediction=checkpoint.prediction).eval()
@@ -256,7 +256,8 @@ def _read_converted(path: Path) -> dict[str, Any]:
     }
 
 
-def _build(params: Mapping[str, Any]) -> ScoreNetwork:
+def build_score_network(params: Mapping[str, Any]) -> ScoreNetwork:
+    """One score network with fresh weights, from ``model_type`` and its settings (section 4c)."""
     kind = params["model_type"]
     return _NETWORKS[kind](**{key: params[key] for key in sorted(_SETTINGS[kind])})
 
@@ -279,7 +280,7 @@ def _expected_shapes(
             _fail(path, f"setting {key!r} of {kind} is {value!r:.40}", remedy)
     try:
         with torch.device("meta"):
-            network = _build(params)
+            network = build_score_network(params)
     except ValueError as error:
         _fail(path, f"{kind} cannot be built ({error})", "use a checkpoint of GDSS")
     return {name: tensor.shape for name, tensor in published_state_dict(network).items()}
