@@ -1,17 +1,17 @@
 r"""Denoisers: :math:`E[x_0 \mid x_t]`, the one contract everything else is written against.
 
-A network may predict any of five things; with :math:`x = \alpha x_0 + \sigma \epsilon` they are exact
-linear functions of one another:
+A network may predict any of five things; with :math:`x = \alpha x_0 + \sigma \epsilon` they are
+exact linear functions of one another (:math:`w = \sigma \dot\alpha - \alpha \dot\sigma`):
 
-==========  =============================================  ==========================================
-prediction  x0                                             noise
-==========  =============================================  ==========================================
-noise       (x - sigma F) / alpha                          F
-score       (x + sigma^2 F) / alpha                        -sigma F
-data        F                                              (x - alpha F) / sigma
-velocity    (sigma F - dsigma x)/(sigma dalpha - alpha dsigma)  (dalpha x - alpha F)/(dalpha sigma - alpha dsigma)
-edm         c_skip x + c_out F(c_in x)                     from x0
-==========  =============================================  ==========================================
+==========  =====================================  =====================================
+prediction  x0                                     noise
+==========  =====================================  =====================================
+noise       (x - sigma F) / alpha                  F
+score       (x + sigma^2 F) / alpha                -sigma F
+data        F                                      (x - alpha F) / sigma
+velocity    (sigma F - dsigma x) / w               (dalpha x - alpha F) / w
+edm         c_skip x + c_out F(c_in x)             from x0
+==========  =====================================  =====================================
 
 Guidance is a denoiser that wraps a denoiser: override ``forward`` and every sampler follows.
 """
@@ -20,17 +20,51 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from structdiff.errors import StructDiffError
 from structdiff.processes.system import System, Time
-from structdiff.state import State, as_state
+from structdiff.state import State, as_state, expand_right
 
 Prediction: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
-Scales: TypeAlias = dict[str, dict[str, Tensor]]
+_Pair: TypeAlias = "tuple[Tensor | float, Tensor | float]"
+
+
+class _Reading(NamedTuple):
+    """How a network is called at one time and how its output is read, per component."""
+
+    scale: Mapping[str, Tensor | float]
+    """Factor on the network's input; components without one are handed over as they are."""
+    log_snr: Mapping[str, Tensor | float]
+    on_x: Mapping[str, Tensor | float]
+    on_out: Mapping[str, Tensor | float]
+
+
+def _times(x: Tensor, factor: Tensor | float) -> Tensor:
+    return x * factor if isinstance(factor, float) else x * expand_right(factor, x)
+
+
+def _blend(x: Tensor, out: Tensor, on_x: Tensor | float, on_out: Tensor | float) -> Tensor:
+    """``on_x * x + on_out * out``, without the terms that are not there."""
+    value = out if isinstance(on_out, float) and on_out == 1 else _times(out, on_out)
+    if isinstance(on_x, float):
+        return value if on_x == 0 else torch.add(value, x, alpha=on_x)
+    return value + _times(x, on_x)
+
+
+def _inputs(x: State, reading: _Reading) -> tuple[State, dict[str, Tensor]]:
+    """Scaled state and half log-SNR (B,) per component."""
+    if reading.scale:
+        scaled = {k: _times(x[k], factor) for k, factor in reading.scale.items()}
+        x = State._trusted({**x, **scaled}, x.masks)
+    b, like = x.batch_size, x.first
+    return x, {
+        k: like.new_full((b,), v) if isinstance(v, float) else v.to(x.device, x.dtype).expand(b)
+        for k, v in reading.log_snr.items()
+    }
 
 
 class BaseDenoiser(nn.Module, ABC):
@@ -108,6 +142,8 @@ class Denoiser(BaseDenoiser):
         super().__init__(system)
         self.network = network
         self.scale_input = scale_input
+        self._remembered: dict[tuple[str, float], _Reading] = {}
+        self._remembered_system = system
         names = list(system.processes)
         self.prediction: dict[str, Prediction] = (
             {k: prediction for k in names} if isinstance(prediction, str) else dict(prediction)
@@ -129,50 +165,93 @@ class Denoiser(BaseDenoiser):
         total = torch.sqrt(alpha**2 * std**2 + sigma**2)
         return 1 / total, alpha * std**2 / total**2, sigma * std / total
 
+    def _on_data(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+        """E[x0] = first x + second F."""
+        kind = self.prediction[name]
+        if kind == "data":
+            return 0.0, 1.0
+        if kind == "noise":
+            return 1 / a, -s / a
+        if kind == "score":
+            return 1 / a, s**2 / a
+        if kind == "velocity":
+            da, ds = self._derivatives(name, time)
+            return -ds / (s * da - a * ds), s / (s * da - a * ds)
+        _, skip, scale = self._edm_scales(name, a, s)
+        return skip, scale
+
+    def _on_noise(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+        """E[noise] = first x + second F, without a detour over the data."""
+        kind = self.prediction[name]
+        if kind == "data":
+            return 1 / s, -a / s
+        if kind == "noise":
+            return 0.0, 1.0
+        if kind == "score":
+            return 0.0, -s
+        if kind == "velocity":
+            da, ds = self._derivatives(name, time)
+            return da / (da * s - a * ds), -a / (da * s - a * ds)
+        std = self.data_std[name]
+        total = a**2 * std**2 + s**2
+        # 1 - alpha c_skip = sigma^2 / total: no cancellation where sigma is small.
+        return s / total, -a * std / torch.sqrt(total)
+
+    def _on_score(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+        if self.prediction[name] == "score":
+            return 0.0, 1.0
+        on_x, on_out = self._on_noise(name, time, a, s)
+        return -on_x / s, -on_out / s
+
+    def _derivatives(self, name: str, time: Tensor) -> tuple[Tensor, Tensor]:
+        process = self.system.processes[name]
+        return process.alpha_derivative(time), process.sigma_derivative(time)
+
+    def _reading(self, output: str, t: Time) -> _Reading:
+        """How the network is called at t and how ``output`` is read from what it returns."""
+        system, times = self.system, self.system.times(t)
+        alpha, sigma = system.alpha(times), system.sigma(times)
+        rule = {"data": self._on_data, "noise": self._on_noise, "score": self._on_score}[output]
+        pairs = {k: rule(k, times[k], alpha[k], sigma[k]) for k in system.processes}
+        scale: dict[str, Tensor | float] = {
+            k: self._edm_scales(k, alpha[k], sigma[k])[0]
+            for k, kind in self.prediction.items()
+            if self.scale_input or kind == "edm"
+        }
+        return _Reading(
+            scale,
+            dict(system.half_log_snr(times)),
+            {k: pair[0] for k, pair in pairs.items()},
+            {k: pair[1] for k, pair in pairs.items()},
+        )
+
+    def _numbers(self, output: str, t: float) -> _Reading:
+        """The same as Python numbers, remembered: samplers come back to the times of a grid."""
+        if self._remembered_system is not self.system or len(self._remembered) > 10_000:
+            self._remembered.clear()
+            self._remembered_system = self.system
+        reading = self._remembered.get((output, t))
+        if reading is None:
+            exact = self._reading(output, t)
+            reading = _Reading(*({k: float(v) for k, v in part.items()} for part in exact))
+            self._remembered[output, t] = reading
+        return reading
+
     def network_inputs(self, x: State, times: dict[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
         """What the network sees: the scaled state and the half log-SNR (B,) per component."""
-        system = self.system
-        scaled = [k for k, kind in self.prediction.items() if self.scale_input or kind == "edm"]
-        if scaled:
-            alpha, sigma = system.alpha(times), system.sigma(times)
-            factors: dict[str, Tensor | float] = dict.fromkeys(x, 1.0)
-            factors |= {k: self._edm_scales(k, alpha[k], sigma[k])[0] for k in scaled}
-            x = x * factors
-        log_snr = {
-            k: v.to(x.device, x.dtype).expand(x.batch_size)
-            for k, v in system.half_log_snr(times).items()
-        }
-        return x, log_snr
+        return _inputs(x, self._reading("data", times))
 
-    def _call(self, x: State, times: dict[str, Tensor], condition: Any) -> State:
-        """The network on its scaled input; its output in the state's own dtype."""
-        out: State = self.network(*self.network_inputs(x, times), condition)
-        return out.map(lambda v, like: v.to(like.dtype), x)
-
-    def _to_data(self, out: State, x: State, times: dict[str, Tensor]) -> State:
-        alpha, sigma = self.system.alpha(times), self.system.sigma(times)
-        on_x: dict[str, Tensor | float] = {}
-        on_out: dict[str, Tensor | float] = {}
-        for k, kind in self.prediction.items():
-            a, s = alpha[k], sigma[k]
-            if kind == "data":
-                on_x[k], on_out[k] = 0.0, 1.0
-            elif kind == "noise":
-                on_x[k], on_out[k] = 1 / a, -s / a
-            elif kind == "score":
-                on_x[k], on_out[k] = 1 / a, s**2 / a
-            elif kind == "velocity":
-                da, ds = self._derivatives(k, times)
-                on_x[k], on_out[k] = -ds / (s * da - a * ds), s / (s * da - a * ds)
-            else:
-                _, on_x[k], on_out[k] = self._edm_scales(k, a, s)
-        if all(kind == "data" for kind in self.prediction.values()):
-            return out
-        return x * on_x + out * on_out
-
-    def _derivatives(self, name: str, times: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        process = self.system.processes[name]
-        return process.alpha_derivative(times[name]), process.sigma_derivative(times[name])
+    def _read(self, output: str, x: State | Tensor, t: Time, condition: Any) -> State:
+        x = as_state(x)
+        reading = self._numbers(output, t) if isinstance(t, float) else self._reading(output, t)
+        out: State = self.network(*_inputs(x, reading), condition)
+        return State._trusted(
+            {
+                k: _blend(v, out[k].to(v.dtype), reading.on_x[k], reading.on_out[k])
+                for k, v in x.items()
+            },
+            x.masks,
+        )
 
     def forward(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
         """E[x0 | xt = x]: one network call.
@@ -186,31 +265,15 @@ class Denoiser(BaseDenoiser):
         condition
             Passed to the network.
         """
-        x, times = as_state(x), self.system.times(t)
-        return self._to_data(self._call(x, times, condition), x, times)
+        return self._read("data", x, t, condition)
 
     def noise(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
         r""":math:`E[\epsilon \mid x_t]`, one network call, no detour where the network gives it."""
-        x, times = as_state(x), self.system.times(t)
-        out = self._call(x, times, condition)
-        alpha, sigma = self.system.alpha(times), self.system.sigma(times)
-        on_x: dict[str, Tensor | float] = {}
-        on_out: dict[str, Tensor | float] = {}
-        for k, kind in self.prediction.items():
-            a, s = alpha[k], sigma[k]
-            if kind == "noise":
-                on_x[k], on_out[k] = 0.0, 1.0
-            elif kind == "score":
-                on_x[k], on_out[k] = 0.0, -s
-            elif kind == "data":
-                on_x[k], on_out[k] = 1 / s, -a / s
-            elif kind == "velocity":
-                da, ds = self._derivatives(k, times)
-                on_x[k], on_out[k] = da / (da * s - a * ds), -a / (da * s - a * ds)
-            else:
-                _, skip, scale = self._edm_scales(k, a, s)
-                on_x[k], on_out[k] = (1 - a * skip) / s, -a * scale / s
-        return x * on_x + out * on_out
+        return self._read("noise", x, t, condition)
+
+    def score(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
+        r""":math:`\nabla \log p_t(x)`, one network call, no detour where the network gives it."""
+        return self._read("score", x, t, condition)
 
     def extra_repr(self) -> str:
         return f"prediction={self.prediction}, system={self.system}"

@@ -122,6 +122,7 @@ class PerObjectNoise:
         if self.seeds.dim() != 1:
             raise StructDiffError(f"seeds must have shape (B,), got {tuple(self.seeds.shape)}")
         self._draws: dict[str, int] = {}
+        self._keys: dict[tuple[str, torch.device], Tensor] = {}
 
     def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
         if like.shape[0] != len(self.seeds):
@@ -130,19 +131,26 @@ class PerObjectNoise:
             )
         draw = self._draws.get(name, 0)
         self._draws[name] = draw + 1
-        seeds = self.seeds = self.seeds.to(like.device)
         size = math.prod(like.shape[1:])
-        # A number of our own: Python's hash of a string changes from one process to the next.
-        component = sum(ord(c) * 257**i for i, c in enumerate(name)) + (self.stream << 60)
-        key = (component * _MIX[0]) & 0x7FFFFFFFFFFFFFFF
-        state = _mix(_mix(_mix(seeds) ^ key) + draw)[:, None]
-        blocks = torch.arange((size + 1) // 2, device=like.device)[None]  # two normals a block
+        blocks = (size + 1) // 2  # two normals a block
+        counter = torch.arange(1, 2 * blocks + 1, device=like.device)
+        words = splitmix64(_mix(self._key(name, like.device) + draw)[:, None], counter)
         # Box-Muller in float64 from 53-bit uniforms in (0, 1).
-        first = _shift(splitmix64(state, 2 * blocks + 1), 11).double().add_(0.5).mul_(2.0**-53)
-        second = _shift(splitmix64(state, 2 * blocks + 2), 11).double().add_(0.5).mul_(2.0**-53)
-        radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
+        uniform = _shift(words, 11).double().add_(0.5).mul_(2.0**-53).unflatten(1, (blocks, 2))
+        radius, angle = torch.sqrt(-2 * torch.log(uniform[..., 0])), 2 * math.pi * uniform[..., 1]
         pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
         return pairs.flatten(1)[:, :size].to(like.dtype).reshape(like.shape)
+
+    def _key(self, name: str, device: torch.device) -> Tensor:
+        """Start of a component's streams per object, (B,)."""
+        key = self._keys.get((name, device))
+        if key is None:
+            # A number of our own: Python's hash of a string changes between processes.
+            number = sum(ord(c) * 257**i for i, c in enumerate(name)) + (self.stream << 60)
+            component = (number * _MIX[0]) & 0x7FFFFFFFFFFFFFFF
+            key = _mix(_mix(self.seeds.to(device)) ^ component)
+            self._keys[name, device] = key
+        return key
 
 
 class ReplayNoise:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -105,6 +106,23 @@ class Euclidean:
         return f"{type(self).__name__}()"
 
 
+@lru_cache(maxsize=256)
+def _off_diagonal(n: int, device: torch.device) -> Tensor:
+    return ~torch.eye(n, dtype=torch.bool, device=device)
+
+
+@lru_cache(maxsize=256)
+def _pair_numbers(n: int, device: torch.device) -> Tensor:
+    """Where the entries of a matrix lie in its packed pairs, (N, N).
+
+    Pair (i < j) has the number j (j - 1) / 2 + i; the diagonal reads one entry past the pairs.
+    """
+    node = torch.arange(n, device=device)
+    larger = torch.maximum(node[:, None], node)
+    number = larger * (larger - 1) // 2 + torch.minimum(node[:, None], node)
+    return torch.where(node[:, None] == node, n * (n - 1) // 2, number)
+
+
 class Symmetric(Euclidean):
     """Symmetric matrices (B, N, N) or (B, N, N, C) over pairs, with zero diagonal."""
 
@@ -117,7 +135,7 @@ class Symmetric(Euclidean):
     @staticmethod
     def _off_diagonal(like: Tensor) -> Tensor:
         """True off the diagonal, (N, N) with the trailing axes of ``like`` (B, N, N, ...)."""
-        off = ~torch.eye(like.shape[1], dtype=torch.bool, device=like.device)
+        off = _off_diagonal(like.shape[1], like.device)
         return off.reshape(off.shape + (1,) * (like.dim() - 3))
 
     def _width(self, like: Tensor) -> int:
@@ -130,14 +148,9 @@ class Symmetric(Euclidean):
 
     def unpack(self, vector: Tensor, like: Tensor) -> Tensor:
         n = like.shape[1]
-        node = torch.arange(n, device=vector.device)
-        larger = torch.maximum(node[:, None], node)
-        # Pair (i < j) has the number j (j - 1) / 2 + i; the diagonal reads the last entry, a zero.
-        number = larger * (larger - 1) // 2 + torch.minimum(node[:, None], node)
-        number = torch.where(node[:, None] == node, n * (n - 1) // 2, number)
         pairs = vector.reshape(vector.shape[0], n * (n - 1) // 2, *like.shape[3:])
         zero = pairs.new_zeros(len(pairs), 1, *like.shape[3:])
-        return torch.cat((pairs, zero), dim=1)[:, number]
+        return torch.cat((pairs, zero), dim=1)[:, _pair_numbers(n, vector.device)]
 
     def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # Addition commutes bit for bit, so the mean with the transpose is exactly symmetric.

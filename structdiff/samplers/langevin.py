@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from structdiff.errors import StructDiffError
-from structdiff.samplers.base import Run, SteppedSampler, Stepper
+from structdiff.samplers.base import Run, SteppedSampler, Stepper, schedules
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion, published_updates
 from structdiff.samplers.grids import GridLike
 from structdiff.samplers.registry import get_sampler, register
@@ -89,10 +88,13 @@ def langevin(
     return State._trusted(new, x.masks)
 
 
-def exact_shrink(run: Run, t: float, u: float) -> dict[str, float]:
-    """Squared signal scale gained over the step from t to u, per moving component."""
-    before, after = run.system.log_alpha(t), run.system.log_alpha(u)
-    return {k: math.exp(2 * float(before[k] - after[k])) for k in run.moving}
+def _shrinks(run: Run, times: Sequence[float]) -> list[dict[str, float]]:
+    """Factor a of every step per moving component: squared signal scale gained over it."""
+    plans = schedules(run.system, times)
+    return [
+        {k: math.exp(2 * (p.log_alpha[i] - p.log_alpha[i + 1])) for k, p in plans.items()}
+        for i in range(len(times) - 1)
+    ]
 
 
 class PredictorCorrector(SteppedSampler):
@@ -169,7 +171,7 @@ class PredictorCorrector(SteppedSampler):
 
     def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
         predict = self.predictor.stepper(run, times)
-        shrink = [exact_shrink(run, t, u) for t, u in pairwise(times)]
+        shrink = _shrinks(run, times)
 
         def step(x: State, i: int) -> State:
             return predict(self._correct(run, x, times[i], shrink[i]), i)

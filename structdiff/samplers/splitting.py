@@ -21,13 +21,12 @@ from typing import NamedTuple
 
 from structdiff.errors import StructDiffError
 from structdiff.processes.gaussian import VP, GaussianProcess, SubVP
-from structdiff.samplers.base import Run, SteppedSampler, Stepper, Update
+from structdiff.samplers.base import Run, Schedule, SteppedSampler, Stepper, Update, schedules
 from structdiff.samplers.grids import GridLike
 from structdiff.samplers.langevin import (
     Compat,
     Norms,
     check_compat,
-    exact_shrink,
     langevin,
 )
 from structdiff.samplers.registry import register
@@ -44,15 +43,19 @@ class _Split(NamedTuple):
     times: tuple[float, float, float]
 
 
-def _half(process: GaussianProcess, t: float, m: float, published: bool) -> Update:
-    """The backward linear part from t to m < t."""
-    ratio = float(process.log_alpha(m) - process.log_alpha(t))
-    if published and isinstance(process, VP) and not isinstance(process, SubVP):
-        return Update(math.exp(ratio), (), math.sqrt(-math.expm1(-2 * ratio)))
-    rho_t = float(process.sigma(t) / process.alpha(t))
-    rho_m = float(process.sigma(m) / process.alpha(m))
-    spread = math.sqrt(max((rho_t - rho_m) * (rho_t + rho_m), 0.0))
-    return Update(math.exp(ratio), (), float(process.alpha(m)) * spread)
+def _half(schedule: Schedule, i: int, published: bool) -> Update:
+    """The backward linear part from point i to i + 1 of a schedule."""
+    ratio = math.exp(schedule.log_alpha[i + 1] - schedule.log_alpha[i])
+    if published and _plain_vp(schedule.process):
+        return Update(ratio, (), math.sqrt(max(1 - ratio**-2, 0.0)))
+    high = schedule.sigma[i] / schedule.alpha[i]
+    low = schedule.sigma[i + 1] / schedule.alpha[i + 1]
+    return Update(ratio, (), schedule.alpha[i + 1] * math.sqrt(max(high**2 - low**2, 0.0)))
+
+
+def _plain_vp(process: GaussianProcess) -> bool:
+    """Whether the published solver treats the process as VP."""
+    return isinstance(process, VP) and not isinstance(process, SubVP)
 
 
 class S4(SteppedSampler):
@@ -94,24 +97,32 @@ class S4(SteppedSampler):
         self.norms = check_compat(compat, norms)
         self.snr, self.scale_eps, self.compat = float(snr), float(scale_eps), compat
 
-    def _split(self, run: Run, t: float, u: float, dt: float | None = None) -> _Split:
-        """Coefficients from t to u; ``dt`` is the kick's length where it is not t - u."""
-        published = dt is not None
-        middle = max(t - dt / 2, 0.0) if dt is not None else (t + u) / 2
-        own = [{k: float(v) for k, v in run.system.times(w).items()} for w in (t, middle, u)]
-        split = _Split({}, {}, {}, {}, (t, middle, u))
-        for name in run.moving:
-            process = run.system.processes[name]
-            start, mid, end = (times[name] for times in own)
-            length = start - end if dt is None else dt
-            split.first[name] = _half(process, start, mid, published)
-            split.kick[name] = Update(1.0, (float(process.diffusion(start)) ** 2 * length,))
-            split.second[name] = _half(process, mid, end, published)
-        if dt is None:
-            split.shrink.update(exact_shrink(run, t, u))
-        else:
-            split.shrink.update(_published_shrink(run, t, self.steps))
-        return split
+    def _splits(self, run: Run, ends: Sequence[tuple[float, float]]) -> list[_Split]:
+        """Coefficients of the steps from t to u."""
+        published = self.compat is not None
+        dt = 1 / self.steps
+        # The published half step is 1/(2N) long even where the last one is cut off at 0.
+        middles = [max(t - dt / 2, 0.0) if published else (t + u) / 2 for t, u in ends]
+        points = [p for (t, u), m in zip(ends, middles, strict=True) for p in (t, m, u)]
+        splits = [
+            _Split({}, {}, {}, {}, (t, m, u)) for (t, u), m in zip(ends, middles, strict=True)
+        ]
+        for name, schedule in schedules(run.system, points).items():
+            process = schedule.process
+            for j, split in enumerate(splits):
+                i = 3 * j
+                length = dt if published else schedule.time[i] - schedule.time[i + 2]
+                split.first[name] = _half(schedule, i, published)
+                split.kick[name] = Update(1.0, (schedule.diffusion[i] ** 2 * length,))
+                split.second[name] = _half(schedule, i + 1, published)
+                if not published:
+                    gain = schedule.log_alpha[i] - schedule.log_alpha[i + 2]
+                    split.shrink[name] = math.exp(2 * gain)
+                else:  # 1 - beta_i for VP only, not for sub-VP
+                    vp = _plain_vp(process)
+                    time = schedule.time[i]
+                    split.shrink[name] = process.chain_alpha(time, self.steps) if vp else 1.0
+        return splits
 
     def _step(self, run: Run, x: State, split: _Split, last: bool = False) -> State:
         t, middle, u = split.times
@@ -128,12 +139,14 @@ class S4(SteppedSampler):
             )
         x = run.combine(x, split.first, (), (t, middle))
         x = run.combine(x, split.kick, (score,))
-        second = {k: v._replace(noise=0.0) for k, v in split.second.items()} if last else None
-        return run.combine(x, split.second if second is None else second, (), (middle, u))
+        second = split.second
+        if last:
+            second = {k: v._replace(noise=0.0) for k, v in second.items()}
+        return run.combine(x, second, (), (middle, u))
 
     def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
         """Coefficients of all steps, then correction, half, kick, half."""
-        splits = [self._split(run, t, u) for t, u in pairwise(times)]
+        splits = self._splits(run, list(pairwise(times)))
         return lambda x, i: self._step(run, x, splits[i])
 
     def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
@@ -143,20 +156,10 @@ class S4(SteppedSampler):
             return
         dt = 1 / self.steps
         points: list[float] = self.grid.times(run.system, self.steps).tolist()
-        splits = [self._split(run, t, max(t - dt, 0.0), dt) for t in points]
+        splits = self._splits(run, [(t, max(t - dt, 0.0)) for t in points])
         for i, split in enumerate(splits):
             x = self._step(run, x, split, last=self.denoise and i + 1 == self.steps)
             yield split.times[-1], x
-
-
-def _published_shrink(run: Run, t: float, links: int) -> dict[str, float]:
-    """S4 multiplies the corrector's step by 1 - beta_i for VP only, not for sub-VP."""
-    own, shrink = run.system.times(t), {}
-    for name in run.moving:
-        process = run.system.processes[name]
-        linear = isinstance(process, VP) and not isinstance(process, SubVP)
-        shrink[name] = process.chain_alpha(float(own[name]), links) if linear else 1.0
-    return shrink
 
 
 register(
