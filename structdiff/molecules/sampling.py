@@ -25,6 +25,8 @@ from structdiff.noise import PerObjectNoise
 from structdiff.samplers import Sampler, get_sampler
 from structdiff.state import State
 
+PUBLISHED = "published"
+"""Name of the published GDSS scheme, with the settings of the checkpoint."""
 BATCHES_PER_CHUNK = 4
 """Batches among which molecules are sorted by size; a chunk is what an interruption can lose."""
 
@@ -37,7 +39,7 @@ def choose_sampler(spec: ModelSpec, sampler: Any, steps: int | None) -> Sampler:
     spec
         Holds the recommendation.
     sampler
-        None, a name, or a sampler.
+        None, a name of :data:`structdiff.samplers.SAMPLERS`, ``"published"``, or a sampler.
     steps
         None is the recommended number.
 
@@ -51,10 +53,24 @@ def choose_sampler(spec: ModelSpec, sampler: Any, steps: int | None) -> Sampler:
             raise StructDiffError("steps is part of the sampler object: leave one of them out")
         return sampler
     own = spec.sampler
+    if sampler == PUBLISHED:
+        return _published(spec, steps)
+    name = own["name"] if sampler is None else sampler
     steps = own["steps"] if steps is None else steps
-    if sampler is None or sampler == own["name"]:
-        return get_sampler(own["name"], steps, **own["options"])
-    return get_sampler(sampler, steps)
+    # The corrector's settings belong to the network, whichever scheme it corrects.
+    shared = name == own["name"] or (spec.network == "gdss" and name in ("pc", "s4"))
+    return get_sampler(name, steps, **(own["options"] if shared else {}))
+
+
+def _published(spec: ModelSpec, steps: int | None) -> Sampler:
+    """Reverse diffusion with a Langevin corrector, batch norms: 1,000 steps, 2,000 evaluations."""
+    if spec.network != "gdss":
+        raise StructDiffError(
+            f"sampler {PUBLISHED!r} is the published scheme of GDSS networks; this model is a "
+            f"{spec.network}: choose another sampler"
+        )
+    options = {**spec.sampler["options"], "compat": "reference"}
+    return get_sampler("pc", 1000 if steps is None else steps, **options)
 
 
 def to_frame(built: list[BuiltMolecule]) -> pd.DataFrame:

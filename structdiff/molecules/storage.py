@@ -202,7 +202,6 @@ def _published_process(sde: dict[str, Any]) -> GaussianProcess:
 def _published_sampler(checkpoint: GDSSCheckpoint) -> dict[str, Any]:
     known = checkpoint.sampling
     options = {
-        "predictor": "reverse-diffusion",
         "snr": float(known.get("snr", GDSS_SAMPLER["options"]["snr"])),
         "scale_eps": float(known.get("scale_eps", GDSS_SAMPLER["options"]["scale_eps"])),
     }
