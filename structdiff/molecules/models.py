@@ -41,7 +41,7 @@ GDSS_WIDTHS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
     },
 }
-"""The published QM9 networks; ZINC250k differs in ``num_layers`` = 6 (card of the paper, sec. 5)."""
+"""The published QM9 networks; ZINC250k differs in ``num_layers`` = 6."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From a trained denoiser to finished molecules, in batches packed by size.
 
-Every molecule has its own noise seed and size, both functions of the random state and its number, so
-a sample does not depend on batch size, on batch mates, or on how many others were asked for.
+Every molecule has its own noise seed and size, both functions of the random state and its number,
+so a sample does not depend on batch size, on batch mates, or on how many others were asked for.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ def train(
         checkpoint_every=generator.checkpoint_every,
         accelerator=generator.accelerator,
         devices=generator.devices,
-        strategy=generator.strategy,
+        strategy=_strategy(generator),
         progress=generator.progress,
     )
     module = DiffusionModule(
@@ -47,14 +46,7 @@ def train(
         total_steps=generator.max_steps,
         seed=seed,
     )
-    batches = ShuffledBatches(
-        len(molecules),
-        generator.batch_size,
-        molecules.to_state,
-        seed=seed,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
-    )
+    batches = ShuffledBatches(len(molecules), generator.batch_size, molecules.to_state, seed=seed)
     if generator.compile_network:
         for layer in generator.denoiser_.network.layers:  # type: ignore[union-attr]
             layer.compile()
@@ -67,8 +59,18 @@ def train(
     }
 
 
+def _strategy(generator: MoleculeGenerator) -> str:
+    """Data-parallel training must be told that the GDSS networks' last layers use half of theirs:
+    the node branch of the adjacency network, the pair branch of the node network.
+    """
+    several = generator.strategy == "auto" and generator.devices not in (1, "1")
+    if not generator.spec_.categorical and (several or generator.strategy == "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return generator.strategy
+
+
 def _objective(generator: MoleculeGenerator) -> Objective:
-    weights = {"x": 1.0, "adj": generator.bond_weight}
     if generator.spec_.categorical:
-        return CategoricalCrossEntropy(component_weights=weights)
+        return CategoricalCrossEntropy(component_weights={"x": 1.0, "adj": generator.bond_weight})
+    # Half the sum over the full matrix, as published: the pairs count once.
     return DenoisingScoreMatching(component_weights={"x": 0.5, "adj": 1.0}, reduction="sum")

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from structdiff.errors import StructDiffError
+from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.training.module import mix_seed
 
 
 class ShuffledBatches:
     """An iterable of batches: each epoch a fresh permutation, split over ranks, resumable.
+
+    :func:`~structdiff.training.fit` calls :meth:`share` once the processes know their ranks.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ class ShuffledBatches:
     Raises
     ------
     StructDiffError
-        If there are fewer records than one batch per rank.
+        If there are fewer records than processes, or ``batch_size`` is below 1.
     """
 
     def __init__(
@@ -44,15 +46,22 @@ class ShuffledBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if batch_size < 1:
+            raise StructDiffError(f"batch_size must be at least 1, got {batch_size}")
         self.size, self.make_batch, self.seed = size, make_batch, seed
-        self.batch_size = min(batch_size, max(1, size // world_size))
-        self.rank, self.world_size = rank, world_size
+        self._asked = batch_size
         self.position = 0
         """Batches this rank has handed out since the beginning of training."""
-        if len(self) < 1:
+        self.share(rank, world_size)
+
+    def share(self, rank: int, world_size: int) -> None:
+        """Become the part of one process of several; before iteration begins."""
+        if self.size < world_size:
             raise StructDiffError(
-                f"{size} records cannot feed {world_size} processes: use fewer processes"
+                f"{self.size} records cannot feed {world_size} processes: use fewer processes"
             )
+        self.rank, self.world_size = rank, world_size
+        self.batch_size = min(self._asked, self.size // world_size)
 
     def __len__(self) -> int:
         return self.size // (self.batch_size * self.world_size)
@@ -65,10 +74,31 @@ class ShuffledBatches:
             self.position += 1
             yield self.make_batch(order[number * self.batch_size :][: self.batch_size])
 
+    def _identity(self) -> dict[str, int]:
+        """What must be the same for a stored position to mean the same records."""
+        return {
+            "size": self.size,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "seed": self.seed,
+        }
+
     def state_dict(self) -> dict[str, int]:
         """Where the order stands; Lightning stores it with every checkpoint."""
-        return {"position": self.position}
+        return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a stored position."""
+        """Continue at a stored position.
+
+        Raises
+        ------
+        CheckpointError
+            If the position was stored for other records, batches or processes.
+        """
+        for name, value in self._identity().items():
+            if state.get(name, value) != value:
+                raise CheckpointError(
+                    f"the run was started with {name} = {state[name]}, not {value}: resume it with "
+                    "the same records and settings, or choose another folder"
+                )
         self.position = state["position"]

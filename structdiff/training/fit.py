@@ -1,29 +1,26 @@
-"""Run a training: trainer, EMA, checkpoints, logger and progress bar put together once."""
+"""Run a training: trainer, EMA, checkpoints, log and progress bar put together once."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import (
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from structdiff.errors import CheckpointError, StructDiffError
+from structdiff.training.checkpoints import LAST, CheckpointFiles, KeepLast, check_belongs
+from structdiff.training.data import ShuffledBatches
 from structdiff.training.module import DiffusionModule
+from structdiff.training.reporting import MetricsLog, StepProgress
 
-LAST = "last.ckpt"
-"""Name of the checkpoint that a run resumes from, inside its ``checkpoints`` folder."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,18 @@ class TrainingSettings:
     Parameters
     ----------
     max_steps
-        Optimiser steps in all.
+        Optimiser steps in all, also when a run is resumed. Every process takes each of them, on
+        its own batch.
     precision
-        Lightning's name: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"``.
+        ``"32-true"``, ``"bf16-mixed"``, or, on a GPU, ``"16-mixed"``.
     gradient_clip
         Largest gradient norm.
     ema_decay
         Of the weight average that is kept as the result.
     checkpoint_every
         Optimiser steps between checkpoints.
+    log_every
+        Optimiser steps between rows of ``metrics.csv``.
     accelerator, devices, num_nodes, strategy
         Lightning's; ``strategy="ddp"`` with several devices trains data-parallel.
     progress
@@ -53,6 +53,7 @@ class TrainingSettings:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     checkpoint_every: int = 500
+    log_every: int = 10
     accelerator: str = "auto"
     devices: int | str = 1
     num_nodes: int = 1
@@ -60,10 +61,23 @@ class TrainingSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise StructDiffError(f"max_steps must be at least 1, got {self.max_steps}")
+        for name in ("max_steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise StructDiffError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise StructDiffError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.precision not in PRECISIONS:
+            raise StructDiffError(
+                f"unknown precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}"
+            )
+        if self.precision == "16-mixed" and not self._on_gpu():
+            raise StructDiffError(
+                "precision 16-mixed needs a GPU: choose bf16-mixed or 32-true on a CPU"
+            )
+
+    def _on_gpu(self) -> bool:
+        gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        return self.accelerator != "cpu" and (gpu or self.accelerator not in ("auto", "gpu"))
 
 
 def fit(
@@ -77,17 +91,19 @@ def fit(
 ) -> pl.Trainer:
     """Train ``module`` on ``batches``; its weights end up as the moving average.
 
+    On a CPU a resumed run equals an uninterrupted one bit for bit: weights, average, and log.
+
     Parameters
     ----------
     module
         The model and objective.
     batches
-        What Lightning iterates every epoch; with ``state_dict`` (as
-        :class:`~structdiff.training.data.ShuffledBatches`) the data order resumes as well.
+        What Lightning iterates every epoch; :class:`~structdiff.training.data.ShuffledBatches`
+        are shared out over the processes, and their order resumes as well.
     settings
         How to train.
     out
-        Folder for checkpoints and ``metrics.csv``; None keeps nothing.
+        Folder for ``checkpoints/last.ckpt`` and ``metrics.csv``; None keeps nothing.
     resume
         Continue from the last checkpoint in ``out``; without one, start from the beginning.
     callbacks
@@ -96,63 +112,104 @@ def fit(
     Raises
     ------
     CheckpointError
-        If ``out`` already holds a run and ``resume`` is False.
+        If ``out`` already holds a run and ``resume`` is False, or its checkpoint is damaged, of
+        another model, or of other data.
+    StructDiffError
+        If the run has more steps behind it than ``max_steps``, or its loss is not finite.
+    KeyboardInterrupt
+        On Ctrl-C, after the step in progress is finished and saved.
     """
-    if out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(module, batches, settings, Path(folder), None, callbacks, keep=False)
-    folder = Path(out)
-    last = folder / "checkpoints" / LAST
-    if last.exists() and not resume:
+    folder = None if out is None else Path(out)
+    last = None if folder is None else folder / "checkpoints" / LAST
+    checkpoint = last if last is not None and last.exists() else None
+    if checkpoint is not None and not resume:
         raise CheckpointError(
             f"{folder} already holds a training run: resume it (--resume), or choose another folder"
         )
-    return _run(module, batches, settings, folder, last if last.exists() else None, callbacks)
-
-
-def _run(
-    module: DiffusionModule,
-    batches: Iterable[Any],
-    settings: TrainingSettings,
-    folder: Path,
-    checkpoint: Path | None,
-    callbacks: Iterable[pl.Callback],
-    keep: bool = True,
-) -> pl.Trainer:
-    chosen: list[pl.Callback] = [
-        EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=0),
-        *callbacks,
-    ]
-    if keep:
-        chosen.append(
-            ModelCheckpoint(
-                folder / "checkpoints",
-                filename="last",
-                every_n_train_steps=settings.checkpoint_every,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-                save_top_k=1,
-            )
-        )
-        chosen.append(LearningRateMonitor("step"))
-    if settings.progress:
-        chosen.append(RichProgressBar(refresh_rate=10, leave=True))
-    trainer = pl.Trainer(
-        max_steps=settings.max_steps,
-        max_epochs=-1,
-        precision=settings.precision,
-        gradient_clip_val=settings.gradient_clip,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        logger=CSVLogger(folder, name=None, version="logs") if keep else False,
-        callbacks=chosen,
-        enable_checkpointing=keep,
-        enable_progress_bar=settings.progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=10,
-    )
-    trainer.fit(module, batches, ckpt_path=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None:
+        _check_resumable(checkpoint, module, settings)
+    trainer = _trainer(settings, folder, [*callbacks, _Share(batches)])
+    with _interruptible():
+        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def _check_resumable(path: Path, module: DiffusionModule, settings: TrainingSettings) -> None:
+    stored = CheckpointFiles().load_checkpoint(path)
+    check_belongs(stored, module, path.parent.parent)
+    if stored["global_step"] > settings.max_steps:
+        raise StructDiffError(
+            f"{path.parent.parent} holds a run of {stored['global_step']} steps already: resume it "
+            f"with a larger max_steps than {settings.max_steps}"
+        )
+
+
+def _trainer(
+    settings: TrainingSettings, folder: Path | None, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    log = None if folder is None else folder / "metrics.csv"
+    chosen = [_Average(settings.ema_decay), MetricsLog(log, settings.log_every), *callbacks]
+    if folder is not None:
+        chosen.append(KeepLast(folder / "checkpoints" / LAST, settings.checkpoint_every))
+    if settings.progress:
+        chosen.append(StepProgress(settings.log_every))
+    try:
+        return pl.Trainer(
+            max_steps=settings.max_steps,
+            max_epochs=-1,
+            precision=settings.precision,
+            gradient_clip_val=settings.gradient_clip,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            logger=False,
+            callbacks=chosen,
+            plugins=[CheckpointFiles()],
+            default_root_dir=folder,
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=settings.progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning's words for an impossible choice
+        raise StructDiffError(f"training cannot start: {error}") from error
+
+
+class _Average(EMAWeightAveraging):
+    """The moving average of the weights, after every step from the first."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(decay=decay, update_starting_at_step=0)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A resumed run that has no step left never reaches the end of training.
+        self.on_train_end(trainer, pl_module)
+
+
+class _Share(pl.Callback):
+    """Tell the batches which process they are in, once that is known."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        place = trainer.distributed_sampler_kwargs
+        if place is not None and isinstance(self.batches, ShuffledBatches):
+            self.batches.share(place["rank"], place["num_replicas"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as KeyboardInterrupt; Lightning makes an exit of it and is deaf to it afterwards."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)

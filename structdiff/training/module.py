@@ -76,17 +76,17 @@ class DiffusionModule(pl.LightningModule):
         self.cooldown = cooldown
         self.seed = seed
         self.batches_seen = 0
+        """Training steps this process has taken: the number of the next one's noise."""
 
     def training_step(self, batch: State | Tensor | tuple[State, Any], batch_idx: int) -> Tensor:
         """Mean loss of one batch: a state, or a (state, condition) pair."""
         x0, condition = batch if isinstance(batch, tuple) else (batch, None)
         source = SeededNoise(mix_seed(self.seed, self.batches_seen, self.global_rank))
         loss = self.objective(self.denoiser, as_state(x0), condition, source).mean()
-        self.log("loss", loss, prog_bar=True, batch_size=as_state(x0).batch_size)
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Here and not after the batch, where callbacks have written the checkpoint already.
         self.batches_seen += 1
+        self.log("loss", loss, prog_bar=True, batch_size=as_state(x0).batch_size, sync_dist=True)
+        return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
