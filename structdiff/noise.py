@@ -216,6 +216,9 @@ class BrownianNoise:
                 dtype=like.dtype,
                 device=like.device,
                 entropy=entropy % 2**31,
+                # Without the dyadic tree the path would depend on which intervals are asked first.
+                halfway_tree=True,
+                tol=1e-6,
             )
         start, end = interval
         increment: Tensor = path(end, start)  # type: ignore[operator]

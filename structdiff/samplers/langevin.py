@@ -3,27 +3,34 @@ r"""Langevin correction at a fixed time, alone or before any predictor.
 .. math:: x \leftarrow x + \gamma s + \sqrt{2\gamma}\,z, \qquad
           \gamma = 2 a \left(r\,\frac{\|z\|}{\|s\|}\right)^2
 
-r is the signal-to-noise ratio. Norms are taken per component and per object, so a sample does not
-depend on its batch mates; ``compat="reference"`` averages them over the batch as published.
+r is the signal-to-noise ratio, and the norms of the equation come in three readings, all taken per
+component and over the entries that exist:
+
+- "object" (default): the object's own score norm, the expected norm of its noise. A sample does not
+  depend on its batch mates. A step that depends on the state leaves :math:`p\,\|s\|^2` invariant
+  instead of p: a Gaussian in D dimensions is widened by 1 + 2/D in variance, whatever the step.
+- "level": :math:`\gamma = 2 a (r \sigma)^2`, what "object" is for pure noise. Independent of batch
+  mates too, and invariant up to the step size.
+- "batch": norms averaged over the batch, as published; a sample depends on its batch mates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
 
 from structdiff.errors import StructDiffError
-from structdiff.samplers.base import Run, SteppedSampler, Stepper, schedules
+from structdiff.samplers.base import Run, Schedule, SteppedSampler, Stepper, schedules
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion, published_updates
 from structdiff.samplers.grids import GridLike
 from structdiff.samplers.registry import get_sampler, register
 from structdiff.state import State, expand_right
 
-Norms: TypeAlias = Literal["object", "batch"]
+Norms: TypeAlias = Literal["object", "level", "batch"]
 Compat: TypeAlias = Literal["reference"]
 
 
@@ -31,11 +38,11 @@ def check_compat(compat: str | None, norms: str | None) -> Norms:
     """The norms that a sampler with these options uses."""
     if compat not in (None, "reference"):
         raise StructDiffError(f"compat must be None or 'reference', got {compat!r}")
-    if norms not in (None, "object", "batch"):
-        raise StructDiffError(f"norms must be 'object' or 'batch', got {norms!r}")
     if norms is None:
         return "batch" if compat == "reference" else "object"
-    return "batch" if norms == "batch" else "object"
+    if norms not in get_args(Norms):
+        raise StructDiffError(f"norms must be 'object', 'level' or 'batch', got {norms!r}")
+    return cast(Norms, norms)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -51,6 +58,7 @@ def langevin(
     snr: float,
     scale_eps: float = 1.0,
     shrink: Mapping[str, float],
+    level: Mapping[str, float],
     norms: Norms = "object",
 ) -> State:
     """One Langevin correction of every moving component with given scores.
@@ -67,15 +75,24 @@ def langevin(
         Factor on the noise (GDSS: 0.7 to 0.9).
     shrink
         a of the module's equation per component: squared scale of the forward chain's link.
+    level
+        Noise scale sigma per component.
     norms
-        Per object, or averaged over the batch.
+        How the norms are read, see the module.
     """
     new = dict(x)
     for name in run.moving:
         noise = run.draw(name, x)
-        size, slope = _norm(noise), _norm(score[name])
+        if norms == "level":
+            step = 2 * shrink[name] * (snr * level[name]) ** 2
+            moved = torch.add(x[name], score[name], alpha=step)
+            new[name] = moved.add_(noise, alpha=math.sqrt(2 * step) * scale_eps)
+            continue
+        slope = _norm(score[name])
         if norms == "batch":
-            size, slope = size.mean(), slope.mean()
+            size, slope = _norm(noise).mean(), slope.mean()
+        else:  # noise is nonzero exactly where something exists
+            size = torch.count_nonzero(noise.reshape(len(noise), -1), dim=1).to(noise.dtype).sqrt()
         # Where the score vanishes (nothing exists, or a zero score) there is nothing to correct.
         flat = slope == 0
         ratio = torch.where(flat, 0.0, size / torch.where(flat, 1.0, slope))
@@ -88,12 +105,11 @@ def langevin(
     return State._trusted(new, x.masks)
 
 
-def _shrinks(run: Run, times: Sequence[float]) -> list[dict[str, float]]:
+def _shrinks(plans: Mapping[str, Schedule], steps: int) -> list[dict[str, float]]:
     """Factor a of every step per moving component: squared signal scale gained over it."""
-    plans = schedules(run.system, times)
     return [
         {k: math.exp(2 * (p.log_alpha[i] - p.log_alpha[i + 1])) for k, p in plans.items()}
-        for i in range(len(times) - 1)
+        for i in range(steps)
     ]
 
 
@@ -118,7 +134,7 @@ class PredictorCorrector(SteppedSampler):
         noise-free mean returned. It knows the predictors "reverse-diffusion" and "euler-maruyama",
         and makes (1 + corrections) evaluations a step.
     norms
-        "object" or "batch"; None is what ``compat`` says.
+        "object", "level" or "batch", see the module; None is what ``compat`` says.
     """
 
     def __init__(
@@ -156,7 +172,14 @@ class PredictorCorrector(SteppedSampler):
         self.corrections = corrections if snr > 0 else 0
         self.compat = compat
 
-    def _correct(self, run: Run, x: State, t: float, shrink: Mapping[str, float]) -> State:
+    def _correct(
+        self,
+        run: Run,
+        x: State,
+        t: float,
+        shrink: Mapping[str, float],
+        level: Mapping[str, float],
+    ) -> State:
         for _ in range(self.corrections):
             x = langevin(
                 run,
@@ -165,16 +188,19 @@ class PredictorCorrector(SteppedSampler):
                 snr=self.snr,
                 scale_eps=self.scale_eps,
                 shrink=shrink,
+                level=level,
                 norms=self.norms,
             )
         return x
 
     def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
         predict = self.predictor.stepper(run, times)
-        shrink = _shrinks(run, times)
+        plans = schedules(run.system, times)
+        shrink = _shrinks(plans, len(times) - 1)
+        level = [{k: p.sigma[i] for k, p in plans.items()} for i in range(len(times))]
 
         def step(x: State, i: int) -> State:
-            return predict(self._correct(run, x, times[i], shrink[i]), i)
+            return predict(self._correct(run, x, times[i], shrink[i], level[i]), i)
 
         return step
 
@@ -185,8 +211,10 @@ class PredictorCorrector(SteppedSampler):
         times: list[float] = self.grid.times(run.system, self.steps).tolist()
         euler = isinstance(self.predictor, EulerMaruyama)
         plan = [published_updates(run, t, self.steps, euler=euler) for t in times]
+        plans = schedules(run.system, times)
         for i, t in enumerate(times):
-            x = self._correct(run, x, t, published_shrink(run, t, self.steps))
+            level = {k: p.sigma[i] for k, p in plans.items()}
+            x = self._correct(run, x, t, published_shrink(run, t, self.steps), level)
             score = run.evaluate("score", x, t)
             last = i + 1 == self.steps and self.denoise
             updates = {k: u._replace(noise=0.0) if last else u for k, u in plan[i].items()}

@@ -40,6 +40,7 @@ class _Split(NamedTuple):
     kick: dict[str, Update]
     second: dict[str, Update]
     shrink: dict[str, float]
+    level: dict[str, float]
     times: tuple[float, float, float]
 
 
@@ -74,7 +75,8 @@ class S4(SteppedSampler):
         last half step clamped at 0), the published variance of VP, batch-mean norms, and the
         noise-free mean of the last half step returned.
     norms
-        "object" or "batch"; None is what ``compat`` says.
+        "object", "level" or "batch", see :mod:`structdiff.samplers.langevin`; None is what
+        ``compat`` says.
     """
 
     def __init__(
@@ -105,12 +107,13 @@ class S4(SteppedSampler):
         middles = [max(t - dt / 2, 0.0) if published else (t + u) / 2 for t, u in ends]
         points = [p for (t, u), m in zip(ends, middles, strict=True) for p in (t, m, u)]
         splits = [
-            _Split({}, {}, {}, {}, (t, m, u)) for (t, u), m in zip(ends, middles, strict=True)
+            _Split({}, {}, {}, {}, {}, (t, m, u)) for (t, u), m in zip(ends, middles, strict=True)
         ]
         for name, schedule in schedules(run.system, points).items():
             process = schedule.process
             for j, split in enumerate(splits):
                 i = 3 * j
+                split.level[name] = schedule.sigma[i]
                 length = dt if published else schedule.time[i] - schedule.time[i + 2]
                 split.first[name] = _half(schedule, i, published)
                 split.kick[name] = Update(1.0, (schedule.diffusion[i] ** 2 * length,))
@@ -135,6 +138,7 @@ class S4(SteppedSampler):
                 snr=self.snr,
                 scale_eps=self.scale_eps,
                 shrink=split.shrink,
+                level=split.level,
                 norms=self.norms,
             )
         x = run.combine(x, split.first, (), (t, middle))
