@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import structdiff
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.molecules import MoleculeGenerator
 
@@ -87,7 +88,11 @@ def _killed_run(out: Path, sabotage: str) -> None:
     script = RUN.format(folder=str(Path(__file__).parent), out=str(out), sabotage=sabotage)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(structdiff.__file__).parents[1]),
+        },
         capture_output=True,
         text=True,
         timeout=300,
