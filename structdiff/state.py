@@ -223,10 +223,8 @@ class State(Mapping[str, Tensor]):
     # --- reductions --------------------------------------------------------------------------
     def dots(self, other: State) -> dict[str, Tensor]:
         """Inner product per component and object over the existing entries, each (B,)."""
-        return {
-            k: (a * b).reshape(a.shape[0], -1).sum(1)
-            for (k, a), b in zip(self.masked().items(), other.values(), strict=True)
-        }
+        product = self.map(torch.mul, other).masked()
+        return {k: v.reshape(v.shape[0], -1).sum(1) for k, v in product.items()}
 
     def dot(self, other: State) -> Tensor:
         """Inner product per object over all existing entries of all components, (B,)."""

@@ -13,8 +13,9 @@ for the flow, entirely for the SDE. The registry says so (``couples_batch``).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ from structdiff.samplers.grids import GridLike, times_at
 from structdiff.samplers.registry import register
 from structdiff.spaces import Layout
 from structdiff.state import State
+
+
+def _solver(name: str) -> Any:
+    """The optional package that integrates."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise StructDiffError(
+            f"this sampler needs {name}: pip install 'structdiff[dynamics]', or choose another"
+        ) from error
 
 
 class _Flat:
@@ -133,8 +144,7 @@ class ProbabilityFlow(_Adaptive):
 
     def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
         """Integrate in one go, then report."""
-        from torchdiffeq import odeint
-
+        odeint = _solver("torchdiffeq").odeint
         system, times = run.system, self.times(run.system)
         reference = run.moving[0]
         flat = _Flat(run, x)
@@ -166,16 +176,22 @@ class ProbabilityFlow(_Adaptive):
             grid if self.variable == "time" else system.sigma(grid)[reference] / alpha[reference]
         )
         start = flat.vector(_scaled(x, {k: 1 / v[0] for k, v in alpha.items()}, run.moving))
-        vectors = odeint(
-            slope,
-            start,
-            points,
-            rtol=self.rtol,
-            atol=self.atol,
-            method=self.method,
-            # Step onto the end and never past it, where the noise level may not exist.
-            options={"step_t": points[-1:]},
-        )
+        try:
+            vectors = odeint(
+                slope,
+                start,
+                points,
+                rtol=self.rtol,
+                atol=self.atol,
+                method=self.method,
+                # Step onto the end and never past it, where the noise level may not exist.
+                options={"step_t": points[-1:]},
+            )
+        except AssertionError as error:  # how torchdiffeq says that the step shrank to nothing
+            raise StructDiffError(
+                f"the adaptive flow failed ({error}): the model's output is not finite or not "
+                "smooth; loosen rtol and atol, or choose a sampler on a grid"
+            ) from error
         states = (
             _scaled(flat.state(v), {k: a[i] for k, a in alpha.items()}, run.moving)
             for i, v in enumerate(vectors[1:], start=1)
@@ -255,8 +271,7 @@ class ReverseSDE(_Adaptive):
 
     def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
         """Integrate in one go, then report."""
-        from torchsde import BrownianInterval, sdeint
-
+        torchsde = _solver("torchsde")
         system, times = run.system, self.times(run.system)
         flat = _Flat(run, x)
         start = flat.vector(x)
@@ -265,7 +280,7 @@ class ReverseSDE(_Adaptive):
         # One draw from the source seeds the whole path.
         draw = run.source.normal(run.moving[0], start.new_empty(len(start), 1))
         entropy = int(draw.double().view(torch.int64).sum()) % 2**31
-        path = BrownianInterval(
+        path = torchsde.BrownianInterval(
             t0=float(points[0]),
             t1=float(points[-1]),
             size=tuple(start.shape),
@@ -274,7 +289,7 @@ class ReverseSDE(_Adaptive):
             entropy=entropy,
             levy_area_approximation="space-time",
         )
-        vectors = sdeint(
+        vectors = torchsde.sdeint(
             _Reverse(run, flat),
             start,
             points,

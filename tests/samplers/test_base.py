@@ -1,10 +1,12 @@
 """Grids, the registry, and the loop around every sampler."""
 
 import math
+import sys
 
 import pytest
 import torch
 
+from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import BrownianNoise
 from structdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP, System
@@ -237,3 +239,19 @@ def test_runs_on_one_brownian_path_converge_pathwise(name):
     fine = run(512)
     near, far = ((run(n) - fine).abs().mean() for n in (128, 16))
     assert float(far / near) > 2.8
+
+
+def test_an_adaptive_run_that_cannot_go_on_says_why(mixture):
+    class Broken(BaseDenoiser):
+        def forward(self, x, t, condition=None):
+            return State({"x": x["x"] * torch.nan})
+
+    with pytest.raises(StructDiffError, match="adaptive flow failed"):
+        get_sampler("ode", 1)(Broken(mixture[0].system), mixture[1])
+
+
+@pytest.mark.parametrize(("name", "package"), [("ode", "torchdiffeq"), ("sde", "torchsde")])
+def test_a_missing_solver_names_the_package_to_install(name, package, mixture, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(StructDiffError, match=rf"{package}.*structdiff\[dynamics\]"):
+        get_sampler(name, 1)(*mixture)
