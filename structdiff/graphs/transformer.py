@@ -1,7 +1,8 @@
 r"""A time-conditioned graph transformer that predicts the class of every node and edge.
 
 Nodes and edges of a graph take finitely many values (atom types, bond orders), so the network gives
-class probabilities :math:`p_k` and, as a denoiser, their mean :math:`E[x_0 \mid x_t] = \sum_k p_k v_k`.
+class probabilities :math:`p_k` and, as a denoiser, their mean
+:math:`E[x_0 \mid x_t] = \sum_k p_k v_k`.
 The exact posterior of a site factorises into its own Gaussian likelihood and what the rest of the
 graph says about it,
 
@@ -177,10 +178,10 @@ class PairGraph:
 
 
 class GraphTransformer(nn.Module):
-    """Class probabilities of nodes and edges given a noisy graph; see the module's equation.
+    r"""Class probabilities of nodes and edges given a noisy graph; see the module's equation.
 
     Components: ``x`` (B, N, F) with one-hot node classes, ``adj`` (B, N, N) with the edge values.
-    Inputs must be scaled by :math:`1/\\sqrt{\\alpha^2+\\sigma^2}`
+    Inputs must be scaled by :math:`1/\sqrt{\alpha^2+\sigma^2}`
     (``Denoiser(..., "data", scale_input=True)``).
 
     Parameters

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = ["FLOOR_SIZES", "ReferenceStatistics"]
 FLOOR_SIZES = (100, 300, 1_000, 3_000, 10_000)
 MAX_SLICES = 10
 FORMAT = "structdiff molecule reference 1"
+FILE = "reference.safetensors"
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,12 @@ class ReferenceStatistics:
         partial = Path(f"{path}.partial")
         save_file(tensors, str(partial), metadata)
         partial.replace(path)  # a full disk or a Ctrl-C leaves no half file under the name
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> ReferenceStatistics:
+        """The statistics that come with an embedded model (``"gdss-qm9"``), or :meth:`load`'s."""
+        embedded = Path(str(resources.files("structdiff"))) / "pretrained" / str(name) / FILE
+        return cls.load(embedded if embedded.is_file() else name)
 
     @classmethod
     def load(cls, path: str | Path) -> ReferenceStatistics:

@@ -1,0 +1,1 @@
+"""Small weights this project trained itself, and the scripts that made them."""
