@@ -25,6 +25,7 @@ from structdiff.molecules.data import MoleculeSet, read_molecules
 from structdiff.molecules.models import (
     ModelSpec,
     build_denoiser,
+    check_network,
     class_frequencies,
     new_spec,
 )
@@ -161,7 +162,8 @@ class MoleculeGenerator(BaseEstimator):
         """
         from structdiff.molecules.training import train
 
-        smiles = list(smiles)
+        check_network(self.network)
+        smiles = _as_list(smiles)
         vocabulary = self._vocabulary(smiles)
         molecules = read_molecules(
             smiles,
@@ -232,8 +234,8 @@ class MoleculeGenerator(BaseEstimator):
         StructDiffError
             If n < 1, the sampler is unknown, or the model is not fitted.
         """
-        for built in self._built(n, sampler, steps, random_state, progress):
-            yield sampling.to_frame(built)
+        built = self._built(n, sampler, steps, random_state, progress)
+        return (sampling.to_frame(batch) for batch in built)
 
     def _built(
         self,
@@ -306,16 +308,48 @@ class MoleculeGenerator(BaseEstimator):
         """
         return storage.save(self, Path(folder), dtype)
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        dtype: str = "float32",
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Upload to the Hugging Face hub, for :meth:`from_pretrained`; the commit's address.
+
+        Parameters
+        ----------
+        repository
+            ``"owner/name"``; made if it does not exist.
+        dtype
+            As for :meth:`save_pretrained`.
+        private
+            Whether a new repository is private.
+        token
+            Of the hub; by default the one of ``hf auth login``.
+        """
+        return storage.push(self, repository, dtype, private, token)
+
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> MoleculeGenerator:
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> MoleculeGenerator:
         """Load an embedded model by name (``"gdss-qm9"``), a folder, or a Hugging Face repository.
+
+        Parameters
+        ----------
+        name
+            Of the model, folder, or repository ``"owner/name"``.
+        revision, token
+            Of the repository: a branch, tag or commit, and the hub's token where it is private.
 
         Raises
         ------
         CheckpointError
             If the files are missing, truncated, of another model, or hold NaN.
         """
-        return storage.load(cls, name)
+        return storage.load(cls, name, revision, token)
 
     @classmethod
     def from_gdss(cls, path: str | Path) -> MoleculeGenerator:
@@ -332,3 +366,9 @@ class MoleculeGenerator(BaseEstimator):
             If the file is truncated, hostile, no molecule model, or holds NaN.
         """
         return storage.load_gdss(cls, Path(path))
+
+
+def _as_list(smiles: Iterable[str | Chem.Mol]) -> list[str | Chem.Mol]:
+    if isinstance(smiles, (str, Chem.Mol)):
+        raise StructDiffError("fit takes a list of SMILES or Mols, got a single one")
+    return list(smiles)

@@ -104,6 +104,7 @@ def new_spec(network: str, vocabulary: Vocabulary, settings: Mapping[str, Any]) 
     StructDiffError
         If the network is unknown.
     """
+    check_network(network)
     types = len(vocabulary)
     if network == "transformer":
         line = process_to_dict(RectifiedFlow())
@@ -114,28 +115,32 @@ def new_spec(network: str, vocabulary: Vocabulary, settings: Mapping[str, Any]) 
             {"x": "data", "adj": "data"},
             {"name": "dpm++sde", "steps": 50, "options": {}},
         )
-    if network == "gdss":
-        large = vocabulary.max_atoms > 9
-        config = {
-            "x": {**GDSS_WIDTHS["x"], "max_feat_num": types},
-            "adj": {
-                **GDSS_WIDTHS["adj"],
-                "num_layers": 6 if large else 3,
-                **settings,
-                "max_feat_num": types,
-                "max_node_num": vocabulary.max_atoms,
-            },
-        }
-        x = VP(0.1, 1.0, prior_scale=1.0) if large else VE(0.1, 1.0)
-        adj = VE(0.2, 1.0) if large else VE(0.1, 1.0)
-        return ModelSpec(
-            network,
-            config,
-            {"x": process_to_dict(x), "adj": process_to_dict(adj)},
-            {"x": "noise" if large else "score", "adj": "score"},
-            GDSS_SAMPLER,
-        )
-    raise StructDiffError(f"unknown network {network!r}: choose one of {', '.join(NETWORKS)}")
+    large = vocabulary.max_atoms > 9
+    config = {
+        "x": {**GDSS_WIDTHS["x"], "max_feat_num": types},
+        "adj": {
+            **GDSS_WIDTHS["adj"],
+            "num_layers": 6 if large else 3,
+            **settings,
+            "max_feat_num": types,
+            "max_node_num": vocabulary.max_atoms,
+        },
+    }
+    x = VP(0.1, 1.0, prior_scale=1.0) if large else VE(0.1, 1.0)
+    adj = VE(0.2, 1.0) if large else VE(0.1, 1.0)
+    return ModelSpec(
+        network,
+        config,
+        {"x": process_to_dict(x), "adj": process_to_dict(adj)},
+        {"x": "noise" if large else "score", "adj": "score"},
+        GDSS_SAMPLER,
+    )
+
+
+def check_network(network: str) -> None:
+    """Raise StructDiffError, with the known ones, if there is no such network."""
+    if network not in NETWORKS:
+        raise StructDiffError(f"unknown network {network!r}: choose one of {', '.join(NETWORKS)}")
 
 
 GDSS_SAMPLER: dict[str, Any] = {

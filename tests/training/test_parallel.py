@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_both_ranks_see_disjoint_records_in_every_epoch(trained: tuple[Path, lis
     per_epoch = SIZE // (2 * BATCH)
     for start in range(0, STEPS, per_epoch):
         epoch = [*first[start : start + per_epoch], *second[start : start + per_epoch]]
-        numbers = sum(epoch, [])
+        numbers = list(chain.from_iterable(epoch))
         assert len(numbers) == len(set(numbers)) == BATCH * len(epoch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from itertools import chain
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -164,14 +165,14 @@ def test_impossible_settings_are_named(changes: dict, message: str) -> None:
 
 
 def test_unknown_strategy_is_an_error_of_the_input() -> None:
-    with pytest.raises(StructDiffError, match="training cannot start.*no-such-strategy"):
+    with pytest.raises(StructDiffError, match=r"training cannot start.*no-such-strategy"):
         train(2, strategy="no-such-strategy")
 
 
 # --- data order ------------------------------------------------------------------------------
 def test_an_epoch_shows_no_record_twice() -> None:
     batches = ShuffledBatches(10, 3, lambda numbers: numbers.tolist(), seed=1)
-    shown = sum(batches, [])
+    shown = list(chain.from_iterable(batches))
     assert len(shown) == len(set(shown)) == 9
 
 
@@ -193,7 +194,7 @@ def test_ranks_share_an_epoch_without_overlap() -> None:
         ShuffledBatches(11, 2, lambda n: n.tolist(), seed=1, rank=r, world_size=2) for r in (0, 1)
     ]
     assert len(parts[0]) == len(parts[1]) == 2
-    numbers = sum((batch for part in parts for batch in part), [])
+    numbers = [number for part in parts for batch in part for number in batch]
     assert len(numbers) == len(set(numbers)) == 8
 
 
