@@ -123,6 +123,7 @@ class PerObjectNoise:
             raise StructDiffError(f"seeds must have shape (B,), got {tuple(self.seeds.shape)}")
         self._draws: dict[str, int] = {}
         self._keys: dict[tuple[str, torch.device], Tensor] = {}
+        self._ahead: dict[str, tuple[int, Tensor]] = {}
 
     def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
         if like.shape[0] != len(self.seeds):
@@ -131,15 +132,31 @@ class PerObjectNoise:
             )
         draw = self._draws.get(name, 0)
         self._draws[name] = draw + 1
+        first, ahead = self._ahead.get(name, (0, like[None, :0]))
+        ready = ahead.shape[1:] == like.shape and ahead.dtype == like.dtype
+        if not (ready and ahead.device == like.device and first <= draw < first + len(ahead)):
+            # Several draws at once: a small one costs its kernel launches, not its numbers.
+            count = max(1, min(16, 2**20 // max(like.numel(), 1)))
+            first, ahead = draw, self._normals(name, like, draw, count)
+            self._ahead[name] = first, ahead
+        return ahead[draw - first]
+
+    def _normals(self, name: str, like: Tensor, draw: int, count: int) -> Tensor:
+        """The draws from number ``draw`` on, (count, B, ...)."""
         size = math.prod(like.shape[1:])
         blocks = (size + 1) // 2  # two normals a block
+        numbers = torch.arange(draw, draw + count, device=like.device)
         counter = torch.arange(1, 2 * blocks + 1, device=like.device)
-        words = splitmix64(_mix(self._key(name, like.device) + draw)[:, None], counter)
-        # Box-Muller in float64 from 53-bit uniforms in (0, 1).
-        uniform = _shift(words, 11).double().add_(0.5).mul_(2.0**-53).unflatten(1, (blocks, 2))
-        radius, angle = torch.sqrt(-2 * torch.log(uniform[..., 0])), 2 * math.pi * uniform[..., 1]
-        pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-        return pairs.flatten(1)[:, :size].to(like.dtype).reshape(like.shape)
+        state = _mix(self._key(name, like.device) + numbers[:, None])  # (count, B)
+        words = splitmix64(state[..., None], counter)
+        # Box-Muller from 53-bit uniforms in (0, 1), rounded to the precision that is asked for.
+        uniform = _shift(words, 11).double().add_(0.5).mul_(2.0**-53).unflatten(-1, (blocks, 2))
+        if like.dtype != torch.float64:
+            uniform = uniform.float()
+        first, second = uniform.unbind(-1)
+        radius, angle = torch.log(first).mul_(-2).sqrt_(), second * (2 * math.pi)
+        pairs = torch.stack((torch.cos(angle).mul_(radius), torch.sin(angle).mul_(radius)), dim=-1)
+        return pairs.flatten(-2)[..., :size].to(like.dtype).reshape(count, *like.shape)
 
     def _key(self, name: str, device: torch.device) -> Tensor:
         """Start of a component's streams per object, (B,)."""
