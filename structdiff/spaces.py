@@ -63,6 +63,11 @@ class Space(Protocol):
         ...
 
 
+def _where(mask: Tensor | None, x: Tensor) -> Tensor:
+    """Exactly 0 where the mask is False, whatever x holds there."""
+    return x if mask is None else torch.where(mask, x, 0.0)
+
+
 class Euclidean:
     """Real numbers; with a mask, a padded set."""
 
@@ -77,7 +82,7 @@ class Euclidean:
         return vector.reshape(like.shape)
 
     def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x if mask is None else torch.where(mask, x, torch.zeros_like(x))
+        return _where(mask, x)
 
     def noise(
         self,
@@ -90,7 +95,8 @@ class Euclidean:
         if getattr(source, "takes_components", False):
             return self.project(source.normal(name, like, interval), mask)
         free = like.new_empty(like.shape[0], self._width(like))
-        return self.project(self.unpack(source.normal(name, free, interval), like), mask)
+        # What is unpacked lies in the space: only the mask is left to apply.
+        return _where(mask, self.unpack(source.normal(name, free, interval), like))
 
     def dimension(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
         exists = torch.ones_like(like, dtype=torch.bool) if mask is None else mask.expand_as(like)

@@ -34,10 +34,9 @@ from structdiff.state import State
 
 
 class _Split(NamedTuple):
-    """One step: the halves and the kick per component, and the corrector's step-size factors."""
+    """One step per component: the halves, the first with the kick after it, and the corrector's."""
 
     first: dict[str, Update]
-    kick: dict[str, Update]
     second: dict[str, Update]
     shrink: dict[str, float]
     level: dict[str, float]
@@ -107,16 +106,16 @@ class S4(SteppedSampler):
         middles = [max(t - dt / 2, 0.0) if published else (t + u) / 2 for t, u in ends]
         points = [p for (t, u), m in zip(ends, middles, strict=True) for p in (t, m, u)]
         splits = [
-            _Split({}, {}, {}, {}, {}, (t, m, u)) for (t, u), m in zip(ends, middles, strict=True)
+            _Split({}, {}, {}, {}, (t, m, u)) for (t, u), m in zip(ends, middles, strict=True)
         ]
         for name, schedule in schedules(run.system, points).items():
             process = schedule.process
             for j, split in enumerate(splits):
                 i = 3 * j
-                split.level[name] = schedule.sigma[i]
                 length = dt if published else schedule.time[i] - schedule.time[i + 2]
-                split.first[name] = _half(schedule, i, published)
-                split.kick[name] = Update(1.0, (schedule.diffusion[i] ** 2 * length,))
+                split.level[name] = schedule.sigma[i]
+                kick = schedule.diffusion[i] ** 2 * length
+                split.first[name] = _half(schedule, i, published)._replace(outputs=(kick,))
                 split.second[name] = _half(schedule, i + 1, published)
                 if not published:
                     gain = schedule.log_alpha[i] - schedule.log_alpha[i + 2]
@@ -141,8 +140,7 @@ class S4(SteppedSampler):
                 level=split.level,
                 norms=self.norms,
             )
-        x = run.combine(x, split.first, (), (t, middle))
-        x = run.combine(x, split.kick, (score,))
+        x = run.combine(x, split.first, (score,), (t, middle))
         second = split.second
         if last:
             second = {k: v._replace(noise=0.0) for k, v in second.items()}
