@@ -210,7 +210,7 @@ class GraphTransformer(nn.Module):
         walks: int = 6,
     ) -> None:
         super().__init__()
-        if node_width % heads:
+        if heads < 1 or node_width % heads:
             raise StructDiffError(
                 f"node_width {node_width} must be a multiple of the number of heads {heads}"
             )
@@ -286,7 +286,7 @@ class GraphTransformer(nn.Module):
         condition
             Unused: the shipped heads condition through clocks and masks.
         """
-        graph = PairGraph(x.masks["x"][..., 0], x.dtype)
+        graph = PairGraph(_exists(x), x.dtype)
         node_evidence, pair_evidence = self._site_evidence(x, log_snr)
         atoms = torch.softmax(node_evidence, dim=-1)
         bonds = torch.softmax(pair_evidence, dim=-1)
@@ -320,11 +320,18 @@ class GraphTransformer(nn.Module):
         i, j, _ = upper_pairs(x0["adj"].shape[1], x0["adj"].device)
         order = x0["adj"][:, i, j]
         classes = (order[..., None] - self.edge_values).abs().argmin(-1)
-        exists = x0.masks["x"][..., 0]
+        exists = _exists(x0)
         return {
             "x": (x0["x"].argmax(-1), exists),
             "adj": (classes, exists[:, i] & exists[:, j]),
         }
+
+
+def _exists(x: State) -> Tensor:
+    """Which nodes exist, bool (B, N); all without a mask."""
+    if "x" not in x.masks:
+        return x["x"].new_ones(x["x"].shape[:2], dtype=torch.bool)
+    return x.masks["x"].expand(*x["x"].shape[:2], 1)[..., 0]
 
 
 def _spread(level: Tensor, like: Tensor) -> Tensor:

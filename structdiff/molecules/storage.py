@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from structdiff.errors import CheckpointError, StructDiffError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "structdiff.molecules/1"
 _LARGEST = 4096
+# What building a model from a damaged description may raise.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def embedded_models() -> list[str]:
@@ -56,13 +59,21 @@ def save(generator: MoleculeGenerator, folder: Path, dtype: str) -> Path:
         name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
         for name, value in generator.denoiser_.network.state_dict().items()
     }
-    part = folder / f"{WEIGHTS}.part"
-    save_file(weights, str(part))
-    os.replace(part, folder / WEIGHTS)
-    part = folder / f"{CONFIG}.part"
-    part.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / CONFIG)
+    _write_whole(folder / WEIGHTS, safetensors_bytes(weights))
+    # Parameters may be NumPy numbers.
+    text = json.dumps(config, indent=1, default=lambda value: value.item())
+    _write_whole(folder / CONFIG, f"{text}\n".encode())
     return folder
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def load(
@@ -82,7 +93,7 @@ def load(
         generator.denoiser_ = build_denoiser(generator.spec_)
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{folder / CONFIG} describes no model ({error}): get the model again"
         ) from error
