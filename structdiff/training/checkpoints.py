@@ -138,7 +138,9 @@ class KeepLast(Checkpoint):
         batch_idx: int,
     ) -> None:
         step, stop = trainer.global_step, self._stop(trainer)
-        ending = stop or trainer.received_sigterm or step >= trainer.max_steps
+        # Several processes receive a SIGTERM at different steps, and saving is a joint act.
+        terminated = trainer.received_sigterm and trainer.world_size == 1
+        ending = stop or terminated or step >= trainer.max_steps
         if ending or step % self.every == 0:
             trainer.save_checkpoint(self.path)
         if stop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.training.checkpoints import LAST, CheckpointFiles, KeepLast, check_belongs
@@ -116,8 +118,8 @@ def fit(
         another model, or of other data.
     StructDiffError
         If the run has more steps behind it than ``max_steps``, or its loss is not finite.
-    KeyboardInterrupt
-        On Ctrl-C, after the step in progress is finished and saved.
+    KeyboardInterrupt, SystemExit
+        On Ctrl-C, or SIGTERM (143), after the step in progress is finished and saved.
     """
     folder = None if out is None else Path(out)
     last = None if folder is None else folder / "checkpoints" / LAST
@@ -201,11 +203,19 @@ class _Share(pl.Callback):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C as KeyboardInterrupt; Lightning makes an exit of it and is deaf to it afterwards."""
+    """Ctrl-C as KeyboardInterrupt, SIGTERM as an exit with 143.
+
+    Lightning makes exits of both, the second one with code 0, and is deaf to Ctrl-C afterwards.
+    """
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if in_main else None
     try:
-        yield
+        with warnings.catch_warnings():
+            # A deprecation inside Lightning that its users can do nothing about.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None

@@ -16,6 +16,7 @@ import torch
 import structdiff
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.molecules import MoleculeGenerator
+from structdiff.training import DiffusionModule
 
 STEPS, EVERY = 42, 7
 # 31 molecules in batches of 6: epochs of 5 steps, so that checkpoints fall inside epochs and, at
@@ -240,23 +241,31 @@ def test_no_pickle_is_executed_on_resume(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_ctrl_c_saves_a_checkpoint_from_which_the_run_is_the_same(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_asked_to_stop_it_saves_a_checkpoint_from_which_the_run_is_the_same(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: signal.Signals,
+    raised: type[BaseException],
 ) -> None:
-    from structdiff.training import DiffusionModule
-
     step = DiffusionModule.training_step
 
     def interrupted(self: DiffusionModule, batch: object, batch_idx: int) -> torch.Tensor:
         if self.trainer.global_step == 16:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
         return step(self, batch, batch_idx)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(raised) as caught:
         patch.setattr(DiffusionModule, "training_step", interrupted)
         _fit(tmp_path)
+    if raised is SystemExit:
+        assert caught.value.code == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert _checkpoint(tmp_path)["global_step"] == 17
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     _fit(tmp_path, resume=True)
     assert _curve(tmp_path) == _curve(whole)
     _assert_equal(_checkpoint(tmp_path)["state_dict"], _checkpoint(whole)["state_dict"])

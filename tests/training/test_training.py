@@ -62,7 +62,7 @@ def train(steps: int, out: Path | None = None, **changes: object) -> tuple[float
     batches = ShuffledBatches(8, 2, lambda numbers: State({"x": torch.zeros(len(numbers), 1)}))
     settings = {"ema_decay": 0.9, "accelerator": "cpu", "progress": False, **changes}
     fit(module, batches, TrainingSettings(steps, **settings), callbacks=[recorder], out=out)
-    return float(module.denoiser.network.value), recorder
+    return module.denoiser.network.value.item(), recorder
 
 
 def test_weights_after_fit_are_the_moving_average() -> None:
