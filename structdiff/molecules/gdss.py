@@ -234,8 +234,8 @@ class MoleculeGenerator(BaseEstimator):
         StructDiffError
             If n < 1, the sampler is unknown, or the model is not fitted.
         """
-        built = self._built(n, sampler, steps, random_state, progress)
-        return (sampling.to_frame(batch) for batch in built)
+        for built in self._built(n, sampler, steps, random_state, progress):
+            yield sampling.to_frame(built)
 
     def _built(
         self,
