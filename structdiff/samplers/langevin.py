@@ -128,6 +128,9 @@ class PredictorCorrector(SteppedSampler):
         Factor on the corrector's noise.
     corrections
         Langevin steps per grid time.
+    between
+        Shared times, lower and upper, outside which no correction is made. Where the noise decides
+        nothing any more, or nothing yet, corrections cost evaluations and bring little.
     compat
         "reference" is the published scheme of GDSS to the letter: N points from t_max to t_min,
         steps of 1/N on the DDPM and SMLD chains, batch-mean norms, and the last predictor's
@@ -146,6 +149,7 @@ class PredictorCorrector(SteppedSampler):
         snr: float = 0.16,
         scale_eps: float = 1.0,
         corrections: int = 1,
+        between: Sequence[float] = (0.0, 1.0),
         compat: Compat | None = None,
         norms: Norms | None = None,
         denoise: bool = True,
@@ -157,6 +161,9 @@ class PredictorCorrector(SteppedSampler):
                 "snr, scale_eps and corrections must not be negative, "
                 f"got {snr}, {scale_eps} and {corrections}"
             )
+        if len(between) != 2 or not between[0] <= between[1]:
+            raise StructDiffError(f"between must be a lower and an upper time, got {between}")
+        self.between = (float(between[0]), float(between[1]))
         self.norms = check_compat(compat, norms)
         inner = get_sampler(predictor, steps, denoise=denoise)
         if not isinstance(inner, SteppedSampler):
@@ -180,7 +187,8 @@ class PredictorCorrector(SteppedSampler):
         shrink: Mapping[str, float],
         level: Mapping[str, float],
     ) -> State:
-        for _ in range(self.corrections):
+        low, high = self.between
+        for _ in range(self.corrections if low <= t <= high else 0):
             x = langevin(
                 run,
                 x,

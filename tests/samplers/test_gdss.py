@@ -196,6 +196,16 @@ def test_sub_vp_has_no_published_chain_and_takes_euler_links():
     assert noise**2 == pytest.approx(b * (1 - math.exp(-0.1 - 0.9 * 0.25)) / 100)
 
 
+def test_corrections_are_made_between_the_given_times_only():
+    """Ten points on [0.1, 1]: 0.9, 0.8, ... 0.2 and 1.0 start a step; 0.3 to 0.6 hold four."""
+    system = System(VE(0.1, 1.0, t_min=0.1))
+    denoiser = GaussianMixture.gmm3().denoiser(system)
+    start = system.prior(State({"x": torch.zeros(4, 2, dtype=torch.float64)}), source=0)
+    sampler = get_sampler("pc", 10, snr=0.1, between=(0.25, 0.65), corrections=2)
+    sampler(denoiser, start, source=0)
+    assert sampler.nfe == 10 + 2 * 4
+
+
 def test_predictor_corrector_with_zero_snr_is_its_predictor():
     denoiser = Denoiser(Score(), system(PROCESSES["VP and VE"]), "score")
     a = PredictorCorrector(N, snr=0.0)(denoiser, start(), source=1)
