@@ -337,6 +337,9 @@ class MoleculeGenerator(BaseEstimator):
     ) -> MoleculeGenerator:
         """Load an embedded model by name (``"gdss-qm9"``), a folder, or a Hugging Face repository.
 
+        The loaded generator has the saved parameters but no ``random_state``: unseeded calls draw
+        fresh molecules. The seed of the training stands in ``training_``.
+
         Parameters
         ----------
         name

@@ -64,6 +64,7 @@ def train(
     return {
         "molecules": len(molecules),
         "steps": trainer.global_step,
+        "seed": seed,
         "loss": None if loss is None else round(float(loss), 5),
     }
 
