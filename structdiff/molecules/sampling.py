@@ -70,7 +70,8 @@ def _published(spec: ModelSpec, steps: int | None) -> Sampler:
             f"sampler {PUBLISHED!r} is the published scheme of GDSS networks; this model is a "
             f"{spec.network}: choose another sampler"
         )
-    options = {**spec.sampler["options"], "compat": "reference"}
+    own = spec.sampler["options"]
+    options = {"snr": own["snr"], "scale_eps": own["scale_eps"], "compat": "reference"}
     return get_sampler("pc", 1000 if steps is None else steps, **options)
 
 

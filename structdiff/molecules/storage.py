@@ -270,11 +270,9 @@ def _published_process(sde: dict[str, Any]) -> GaussianProcess:
 
 
 def _published_sampler(checkpoint: GDSSCheckpoint) -> dict[str, Any]:
+    options = dict(GDSS_SAMPLER["options"])
     known = checkpoint.sampling
-    options = {
-        "snr": float(known.get("snr", GDSS_SAMPLER["options"]["snr"])),
-        "scale_eps": float(known.get("scale_eps", GDSS_SAMPLER["options"]["scale_eps"])),
-    }
+    options |= {k: float(known[k]) for k in ("snr", "scale_eps") if known.get(k) is not None}
     return {**GDSS_SAMPLER, "options": options}
 
 
