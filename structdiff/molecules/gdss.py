@@ -57,7 +57,9 @@ class MoleculeGenerator(BaseEstimator):
         Of training; a batch also is how many molecules are sampled at a time.
     bond_weight
         Weight of the bonds' loss against the atoms'.
-    precision, accelerator, devices, strategy, compile_network
+    accelerator
+        Where to train and sample: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+    precision, devices, strategy, compile_network
         Of training: Lightning's, and whether to compile the network's layers.
     checkpoint_every
         Optimiser steps between checkpoints, when ``fit`` is given a folder.
@@ -252,7 +254,7 @@ class MoleculeGenerator(BaseEstimator):
         chosen = sampling.choose_sampler(self.spec_, sampler, steps)
         seed = self.random_state if random_state is None else random_state
         return sampling.sample_built(
-            self.denoiser_,
+            self.denoiser_.to(sampling.sampling_device(self.accelerator)),
             chosen,
             n,
             self.vocabulary_,
@@ -337,8 +339,8 @@ class MoleculeGenerator(BaseEstimator):
     ) -> MoleculeGenerator:
         """Load an embedded model by name (``"gdss-qm9"``), a folder, or a Hugging Face repository.
 
-        The loaded generator has the saved parameters but no ``random_state``: unseeded calls draw
-        fresh molecules. The seed of the training stands in ``training_``.
+        The loaded generator has the saved parameters, but no ``random_state`` (unseeded calls draw
+        fresh molecules; the training's seed stands in ``training_``) and the accelerator "auto".
 
         Parameters
         ----------

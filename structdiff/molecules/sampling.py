@@ -23,7 +23,7 @@ from structdiff.molecules.data import decode, graph_masks
 from structdiff.molecules.models import ModelSpec
 from structdiff.molecules.vocabulary import Vocabulary
 from structdiff.noise import PerObjectNoise
-from structdiff.samplers import Sampler, get_sampler
+from structdiff.samplers import SAMPLERS, Sampler, get_sampler
 from structdiff.state import State
 
 PUBLISHED = "published"
@@ -58,6 +58,9 @@ def choose_sampler(spec: ModelSpec, sampler: Any, steps: int | None) -> Sampler:
         return _published(spec, steps)
     name = own["name"] if sampler is None else sampler
     steps = own["steps"] if steps is None else steps
+    if name not in SAMPLERS:
+        known = [*SAMPLERS, *([PUBLISHED] if spec.network == "gdss" else [])]
+        raise StructDiffError(f"unknown sampler {name!r}: choose one of {', '.join(known)}")
     # The corrector's settings belong to the network, whichever scheme it corrects.
     shared = name == own["name"] or (spec.network == "gdss" and name in ("pc", "s4"))
     return get_sampler(name, steps, **(own["options"] if shared else {}))
@@ -73,6 +76,30 @@ def _published(spec: ModelSpec, steps: int | None) -> Sampler:
     own = spec.sampler["options"]
     options = {"snr": own["snr"], "scale_eps": own["scale_eps"], "compat": "reference"}
     return get_sampler("pc", 1000 if steps is None else steps, **options)
+
+
+def sampling_device(accelerator: str) -> torch.device:
+    """Where molecules are sampled: ``"auto"`` is the GPU if there is one, else the CPU.
+
+    Parameters
+    ----------
+    accelerator
+        Lightning's name: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    StructDiffError
+        If a GPU is asked for and there is none, or the name is another.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise StructDiffError(
+            f"cannot sample on accelerator {accelerator!r}: choose auto, cpu, gpu or cuda"
+        )
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StructDiffError("there is no GPU here: set accelerator='auto' or 'cpu'")
+    return torch.device("cuda")
 
 
 def to_frame(built: list[BuiltMolecule]) -> pd.DataFrame:

@@ -84,8 +84,8 @@ def load(
     config = _read_config(folder / CONFIG)
     weights = _read_weights(folder / WEIGHTS)
     generator = cls(**_known_parameters(cls, config["parameters"], folder / CONFIG))
-    # The seed of the training must not make every unseeded sample the same one.
-    generator.random_state = None
+    # Of the training: its seed would make every unseeded sample the same, its device may be absent.
+    generator.set_params(random_state=None, accelerator="auto")
     try:
         _describe(generator, config)
         # Shapes are compared before memory is taken: a damaged config may ask for any amount.

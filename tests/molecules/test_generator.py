@@ -312,3 +312,19 @@ def test_published_weights_sample_valid_molecules(weights_dir) -> None:
     frame = made.sample_frame(256, random_state=0)
     assert 0.91 <= frame["valid"].mean() <= 0.99
     assert frame["smiles"].nunique() >= 250
+
+
+# --- devices ---------------------------------------------------------------------------------
+def test_an_absent_gpu_is_named(generator: MoleculeGenerator, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = clone(generator).set_params(accelerator="gpu")
+    asked.__dict__ |= {k: v for k, v in vars(generator).items() if k.endswith("_")}
+    with pytest.raises(StructDiffError, match="no GPU here: set accelerator='auto' or 'cpu'"):
+        asked.sample(1)
+
+
+def test_an_unknown_accelerator_is_named(generator: MoleculeGenerator) -> None:
+    asked = clone(generator).set_params(accelerator="abacus")
+    asked.__dict__ |= {k: v for k, v in vars(generator).items() if k.endswith("_")}
+    with pytest.raises(StructDiffError, match="cannot sample on accelerator 'abacus'"):
+        asked.sample(1)
