@@ -150,7 +150,7 @@ TRANSFORMER_SAMPLER: dict[str, Any] = {
         "predictor": "dpm++sde",
         "snr": 0.4,
         "scale_eps": 0.85,
-        "corrections": 3,
+        "corrections": 4,
         "between": [0.1, 0.3],
         "norms": "level",
     },
