@@ -110,7 +110,8 @@ def new_spec(network: str, vocabulary: Vocabulary, settings: Mapping[str, Any]) 
         line = process_to_dict(RectifiedFlow())
         return ModelSpec(
             network,
-            {"node_classes": types, **settings},
+            # The defaults are written out: a saved model must not change when they do.
+            GraphTransformer(**{"node_classes": types, **settings}).config,
             {"x": line, "adj": line},
             {"x": "data", "adj": "data"},
             TRANSFORMER_SAMPLER,
