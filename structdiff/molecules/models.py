@@ -108,10 +108,12 @@ def new_spec(network: str, vocabulary: Vocabulary, settings: Mapping[str, Any]) 
     types = len(vocabulary)
     if network == "transformer":
         line = process_to_dict(RectifiedFlow())
+        # The defaults are written out: a saved model must not change when they do.
+        with torch.device("meta"):
+            config = GraphTransformer(**{"node_classes": types, **settings}).config
         return ModelSpec(
             network,
-            # The defaults are written out: a saved model must not change when they do.
-            GraphTransformer(**{"node_classes": types, **settings}).config,
+            config,
             {"x": line, "adj": line},
             {"x": "data", "adj": "data"},
             TRANSFORMER_SAMPLER,
