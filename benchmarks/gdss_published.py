@@ -81,9 +81,10 @@ def main() -> None:
         pd.DataFrame(rows),
         f"Floors at this size: NSPDK {floor.floor('nspdk_mmd', arguments.num):.5f}, "
         f"FCD {floor.floor('fcd', arguments.num):.3f}. `published` is reverse diffusion with a "
-        "Langevin corrector and batch norms, as in the paper; `pc` and `s4` scale their corrections "
-        "by the noise level, and `s4` has the exact half-step variance. The published code needs 370 CPU ms per molecule "
-        "for 2,000 evaluations of each network, and 21 ms for 100 (validity 93.7 %).",
+        "Langevin corrector and batch norms, as in the paper; `pc` and `s4` scale their "
+        "corrections by the noise level, and `s4` has the exact half-step variance. The published "
+        "code needs 370 CPU ms per molecule for 2,000 evaluations of each network, and 21 ms for "
+        "100 (validity 93.7 %).",
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from structdiff.denoisers import Denoiser
+from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.noise import ReplayNoise
 from structdiff.processes import VE, VP, SubVP, System
 from structdiff.samplers import S4, SAMPLERS, PredictorCorrector, Run, get_sampler
@@ -194,6 +194,39 @@ def test_sub_vp_has_no_published_chain_and_takes_euler_links():
     b = 0.55
     assert factor == pytest.approx(1 - b / 200)
     assert noise**2 == pytest.approx(b * (1 - math.exp(-0.1 - 0.9 * 0.25)) / 100)
+
+
+def test_s4_by_level_is_its_three_parts_in_one():
+    """Correction, half, kick, half with three draws (module's docstring), against one update.
+
+    One object carries the mean (x = 1, no noise), the other the deviation (x = 0, noise 1).
+    """
+    process, t, u, snr, eps = VP(0.1, 1.0), 0.8, 0.5, 0.2, 0.7
+    middle = (t + u) / 2
+
+    class Linear(BaseDenoiser):
+        def forward(self, x, t, condition=None):
+            return x * 0.3 / self.system.alpha(t)
+
+    denoiser = Linear(System(process))
+    start = State({"x": torch.tensor([[1.0], [0.0]], dtype=torch.float64)})
+    draws = ReplayNoise({"x": [torch.tensor([[0.0], [1.0]], dtype=torch.float64)]})
+    sampler = S4(1, grid=[t, u], snr=snr, scale_eps=eps, norms="level", denoise=False)
+    got = sampler(denoiser, start, source=draws)["x"][:, 0]
+
+    alpha = {k: float(process.alpha(k)) for k in (t, middle, u)}
+    sigma = {k: float(process.sigma(k)) for k in (t, middle, u)}
+    score = -(1.0 - 0.3) / sigma[t] ** 2  # (alpha x0 - x) / sigma^2 at x = 1
+    gamma = 2 * (alpha[t] / alpha[u]) ** 2 * (snr * sigma[t]) ** 2
+    mean, variance = 1.0 + gamma * score, 2 * gamma * eps**2
+    for a, b in ((t, middle), (middle, u)):
+        ratio = alpha[b] / alpha[a]
+        mean, variance = mean * ratio, variance * ratio**2
+        variance += alpha[b] ** 2 * ((sigma[a] / alpha[a]) ** 2 - (sigma[b] / alpha[b]) ** 2)
+        if b == middle:
+            mean += (t - u) * float(process.diffusion_squared(t)) * score
+    assert got[0].item() == pytest.approx(mean, rel=1e-12)
+    assert got[1].item() ** 2 == pytest.approx(variance, rel=1e-12)
 
 
 def test_corrections_are_made_between_the_given_times_only():
