@@ -39,9 +39,18 @@ def test_a_hundred_published_steps_are_as_good(published) -> None:
     assert found["nspdk_mmd"] <= 0.008
 
 
-def test_the_default_sampler_reaches_it_in_fifty_evaluations(published) -> None:
-    """The published scheme has 88.3 % at 50 evaluations (method card, section 7)."""
+def test_the_default_sampler_is_as_good_in_a_hundred_evaluations(published) -> None:
+    """A twentieth of the published number, at the published validity."""
     sampler = choose_sampler(published.spec_, None, None)
+    found = scores(published.sample_frame(1000, sampler=sampler, random_state=0))
+    assert sampler.nfe == 100
+    assert found["validity_without_correction"] >= 0.95
+    assert found["nspdk_mmd"] <= 0.008
+
+
+def test_fifty_evaluations_suffice_for_most(published) -> None:
+    """The published scheme has 88.3 % at 50 evaluations (method card, section 7)."""
+    sampler = choose_sampler(published.spec_, "s4", 50)
     found = scores(published.sample_frame(1000, sampler=sampler, random_state=0))
     assert sampler.nfe == 50
     assert found["validity_without_correction"] >= 0.93
