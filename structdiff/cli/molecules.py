@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from structdiff.cli.console import messages, print_json, print_table
+from structdiff.cli.console import messages, noting_interrupts, print_json, print_table
 from structdiff.cli.tables import (
     MoleculeWriter,
     check_destination,
@@ -289,9 +289,13 @@ def _write_batches(
     written: list[pd.DataFrame] = []
     interrupted = False
     try:
-        for batch in batches:
-            writer.write(batch)
-            written.append(batch)
+        with noting_interrupts() as asked:
+            for batch in batches:
+                writer.write(batch)
+                written.append(batch)
+                if asked:
+                    interrupted = True
+                    break
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:

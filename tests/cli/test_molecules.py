@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import structdiff
 from structdiff.cli import main
+from structdiff.cli.console import noting_interrupts
 from structdiff.cli.tables import read_generated_csv, read_smiles_csv
 
 ROOT = Path(structdiff.__file__).resolve().parents[1]
@@ -114,6 +116,8 @@ def test_ctrl_c_writes_what_is_finished(published: str, workplace: Path) -> None
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        # A test run in the background of a shell inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     part = workplace / "m.csv.part"
     while process.poll() is None and not (part.is_file() and part.stat().st_size):
@@ -125,6 +129,14 @@ def test_ctrl_c_writes_what_is_finished(published: str, workplace: Path) -> None
     assert finished >= 8 and finished % 8 == 0
     assert f"{finished:,} of 100,000 molecules are finished and written to m.csv" in messages
     assert "Traceback" not in messages
+
+
+def test_an_interrupt_that_got_lost_stops_at_the_next_batch() -> None:
+    with noting_interrupts() as asked:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert asked
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ---------------------------------------------------------------- checkpoints that cannot be used
