@@ -1,0 +1,1 @@
+"""What a trained denoiser knows, and where it errs."""

@@ -1,0 +1,1 @@
+r"""Denoisers that are flows."""

@@ -1,0 +1,1 @@
+r"""Log-likelihood by the probability flow."""

@@ -1,0 +1,1 @@
+r"""Denoisers whose network predicts more than one quantity."""
