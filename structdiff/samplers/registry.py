@@ -20,16 +20,29 @@ class SamplerInfo:
 
     factory: Callable[..., Sampler]
     """``factory(steps, **options)``."""
-    order: int
-    """Order of convergence: to the probability flow, or of the weak error where stochastic."""
+    order: int | None
+    """Order of convergence: to the probability flow, or of the weak error where stochastic. None:
+    a few-step heuristic that does not converge as the steps get many."""
     nfe_per_step: int | None
-    """Network evaluations a step; predicting the data at the end costs one. None: adaptive."""
+    """Network evaluations a step; predicting the data at the end costs one. None: it varies."""
     stochastic: bool
     """Whether it draws noise after the start."""
     source: str
     """Where it was published."""
     couples_batch: bool = False
     """Whether an object's sample depends on its batch mates (one step size for the whole batch)."""
+    most_steps: int | None = None
+    """Beyond this many steps the sampler refuses; None: any number."""
+
+    def steps_within(self, nfe: int) -> int | None:
+        """The most steps that cost at most ``nfe`` evaluations, the final prediction included.
+
+        None where the cost is not known beforehand, or not even one step fits.
+        """
+        if self.nfe_per_step is None or nfe < 1:
+            return None
+        steps = 1 + (nfe - 1) // self.nfe_per_step
+        return None if self.most_steps is not None and steps > self.most_steps else steps
 
 
 SAMPLERS: dict[str, SamplerInfo] = {}
@@ -39,16 +52,19 @@ def register(
     name: str,
     factory: Callable[..., Sampler],
     *,
-    order: int,
+    order: int | None,
     nfe_per_step: int | None,
     stochastic: bool,
     source: str,
     couples_batch: bool = False,
+    most_steps: int | None = None,
 ) -> None:
     """Enrol a sampler under a name."""
     if name in SAMPLERS:
         raise StructDiffError(f"a sampler is already called {name!r}")
-    SAMPLERS[name] = SamplerInfo(factory, order, nfe_per_step, stochastic, source, couples_batch)
+    SAMPLERS[name] = SamplerInfo(
+        factory, order, nfe_per_step, stochastic, source, couples_batch, most_steps
+    )
 
 
 def get_sampler(name: str, steps: int, **options: Any) -> Sampler:

@@ -25,7 +25,7 @@ from structdiff.state import State
 from structdiff.testbeds import CorrelatedGaussian, GaussianMixture
 
 torch.set_num_threads(1)
-DETERMINISTIC = [k for k, v in SAMPLERS.items() if not v.stochastic and v.nfe_per_step]
+DETERMINISTIC = [k for k, v in SAMPLERS.items() if not v.stochastic and v.nfe_per_step and v.order]
 
 
 def flow(denoiser, x, rates=lambda t: {}):

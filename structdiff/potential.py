@@ -1,0 +1,1 @@
+r"""Denoisers whose score is the gradient of a potential."""
