@@ -1,4 +1,4 @@
-"""What a sampling loop costs beyond its network: ours, diffusers' schedulers, k-diffusion's functions.
+"""What a sampling loop costs beyond its network: ours, diffusers' and k-diffusion's.
 
 The same toy network under EDM preconditioning, the same number of evaluations, in one process, in
 turn, one thread. The network's own time, measured alone in the same process, is subtracted. With
@@ -203,9 +203,9 @@ def main() -> None:
         "overhead",
         "Cost per evaluation beyond the network",
         pd.DataFrame(rows),
-        "Median over rounds in turn, microseconds for each network evaluation, the network's own time "
-        "subtracted; preconditioning, grids and coefficients included. diffusers' Euler and Heun run "
-        "without preconditioning (their schedulers have none), which spares them four operations.",
+        "Median over rounds in turn, microseconds for each network evaluation, the network's own "
+        "time subtracted; preconditioning, grids and coefficients included. diffusers' Euler and "
+        "Heun run without preconditioning (their schedulers have none): four operations fewer.",
     )
 
 
