@@ -13,6 +13,10 @@ velocity    (sigma F - dsigma x) / w               (dalpha x - alpha F) / w
 edm         c_skip x + c_out F(c_in x)             from x0
 ==========  =====================================  =====================================
 
+States are centred where a process has a companion in its mean
+(:mod:`structdiff.processes.gaussian`): the table holds as it stands, and only the network's input
+is un-centred, before any scaling.
+
 Guidance is a denoiser that wraps a denoiser: override ``forward`` and every sampler follows.
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +34,14 @@ from structdiff.processes.system import System, Time
 from structdiff.state import State, as_state, expand_right
 
 Prediction: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
-_Pair: TypeAlias = "tuple[Tensor | float, Tensor | float]"
+_Factors: TypeAlias = "tuple[Tensor | float, Tensor | float]"
 
 
 class _Reading(NamedTuple):
     """How a network is called at one time and how its output is read, per component."""
 
+    shift: Mapping[str, Tensor | float]
+    """Coefficient of the companion that the network sees in its input; mostly empty."""
     scale: Mapping[str, Tensor | float]
     """Factor on the network's input; components without one are handed over as they are."""
     log_snr: Mapping[str, Tensor | float]
@@ -55,8 +61,10 @@ def _blend(x: Tensor, out: Tensor, on_x: Tensor | float, on_out: Tensor | float)
     return value + _times(x, on_x)
 
 
-def _inputs(x: State, reading: _Reading) -> tuple[State, dict[str, Tensor]]:
-    """Scaled state and half log-SNR (B,) per component."""
+def _inputs(system: System, x: State, reading: _Reading) -> tuple[State, dict[str, Tensor]]:
+    """Un-centred, scaled state and half log-SNR (B,) per component."""
+    if reading.shift:
+        x = system.add_shift(x, reading.shift)
     if reading.scale:
         scaled = {k: _times(x[k], factor) for k, factor in reading.scale.items()}
         x = State._trusted({**x, **scaled}, x.masks)
@@ -65,6 +73,13 @@ def _inputs(x: State, reading: _Reading) -> tuple[State, dict[str, Tensor]]:
         k: like.new_full((b,), v) if isinstance(v, float) else v.to(x.device, x.dtype).expand(b)
         for k, v in reading.log_snr.items()
     }
+
+
+class Pair(NamedTuple):
+    """Data and noise predicted by one network call."""
+
+    data: State
+    noise: State
 
 
 class BaseDenoiser(nn.Module, ABC):
@@ -76,6 +91,9 @@ class BaseDenoiser(nn.Module, ABC):
         The forward processes.
     """
 
+    consistent: ClassVar[bool] = True
+    """Whether data and noise satisfy x = alpha x0 + sigma noise, so that one implies the other."""
+
     def __init__(self, system: System) -> None:
         super().__init__()
         self.system = system
@@ -86,9 +104,17 @@ class BaseDenoiser(nn.Module, ABC):
 
     def noise(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
         r""":math:`E[\epsilon \mid x_t]`, one network call."""
+        return self.pair(x, t, condition).noise
+
+    def pair(self, x: State | Tensor, t: Time, condition: Any = None) -> Pair:
+        r""":math:`E[x_0 \mid x_t]` and :math:`E[\epsilon \mid x_t]`, one network call.
+
+        The two satisfy :math:`x_t = \alpha x_0 + \sigma\epsilon`, unless the denoiser's network
+        predicts both (:attr:`consistent`).
+        """
         x, times = as_state(x), self.system.times(t)
         data = self(x, times, condition)
-        return (x - data * self.system.alpha(times)) / self.system.sigma(times)
+        return Pair(data, (x - data * self.system.alpha(times)) / self.system.sigma(times))
 
     def score(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
         r""":math:`\nabla \log p_t(x) = -E[\epsilon \mid x_t]/\sigma`, one network call."""
@@ -97,9 +123,8 @@ class BaseDenoiser(nn.Module, ABC):
 
     def velocity(self, x: State | Tensor, t: Time, condition: Any = None) -> State:
         r"""Probability-flow velocity :math:`\dot\alpha x_0 + \dot\sigma \epsilon` in own times."""
-        x, times = as_state(x), self.system.times(t)
-        data = self(x, times, condition)
-        noise = (x - data * self.system.alpha(times)) / self.system.sigma(times)
+        times = self.system.times(t)
+        data, noise = self.pair(x, times, condition)
         return data * self.system.alpha_derivative(times) + noise * self.system.sigma_derivative(
             times
         )
@@ -165,7 +190,7 @@ class Denoiser(BaseDenoiser):
         total = torch.sqrt(alpha**2 * std**2 + sigma**2)
         return 1 / total, alpha * std**2 / total**2, sigma * std / total
 
-    def _on_data(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+    def _on_data(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Factors:
         """E[x0] = first x + second F."""
         kind = self.prediction[name]
         if kind == "data":
@@ -180,7 +205,7 @@ class Denoiser(BaseDenoiser):
         _, skip, scale = self._edm_scales(name, a, s)
         return skip, scale
 
-    def _on_noise(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+    def _on_noise(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Factors:
         """E[noise] = first x + second F, without a detour over the data."""
         kind = self.prediction[name]
         if kind == "data":
@@ -197,7 +222,7 @@ class Denoiser(BaseDenoiser):
         # 1 - alpha c_skip = sigma^2 / total: no cancellation where sigma is small.
         return s / total, -a * std / torch.sqrt(total)
 
-    def _on_score(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Pair:
+    def _on_score(self, name: str, time: Tensor, a: Tensor, s: Tensor) -> _Factors:
         if self.prediction[name] == "score":
             return 0.0, 1.0
         on_x, on_out = self._on_noise(name, time, a, s)
@@ -219,6 +244,7 @@ class Denoiser(BaseDenoiser):
             if self.scale_input or kind == "edm"
         }
         return _Reading(
+            system.shift(times),
             scale,
             dict(system.half_log_snr(times)),
             {k: pair[0] for k, pair in pairs.items()},
@@ -238,13 +264,13 @@ class Denoiser(BaseDenoiser):
         return reading
 
     def network_inputs(self, x: State, times: dict[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
-        """What the network sees: the scaled state and the half log-SNR (B,) per component."""
-        return _inputs(x, self._reading("data", times))
+        """What the network sees: un-centred and scaled state, half log-SNR (B,) per component."""
+        return _inputs(self.system, x, self._reading("data", times))
 
     def _read(self, output: str, x: State | Tensor, t: Time, condition: Any) -> State:
         x = as_state(x)
         reading = self._numbers(output, t) if isinstance(t, float) else self._reading(output, t)
-        out: State = self.network(*_inputs(x, reading), condition)
+        out: State = self.network(*_inputs(self.system, x, reading), condition)
         return State._trusted(
             {
                 k: _blend(v, out[k].to(v.dtype), reading.on_x[k], reading.on_out[k])

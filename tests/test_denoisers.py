@@ -1,5 +1,7 @@
 """Exact conversions between what networks predict: core card of the processes, section 2.6."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -154,3 +156,64 @@ def test_the_network_output_is_read_in_the_dtype_of_the_state():
 def test_an_unknown_prediction_names_the_component_and_the_choices():
     with pytest.raises(StructDiffError, match=r"'epsilon'.*'x'.*noise, score"):
         Denoiser(torch.nn.Identity(), System({"x": VP()}), "epsilon")
+
+
+# --- a companion in the mean: x_t = alpha x0 + t^2 y + sigma eps -------------------------------
+@dataclass(frozen=True)
+class Pulled(VP):
+    companion: str | None = "y"
+    shifted = True
+
+    def shift(self, t):
+        return torch.as_tensor(t, dtype=torch.float64) ** 2
+
+
+def pulled_case(kind, t, scale_input=False):
+    system = System({"x": Pulled(), "y": VE()})
+    generator = torch.Generator().manual_seed(0)
+
+    def normal():
+        return State(
+            {k: torch.randn(4, 3, generator=generator, dtype=torch.float64) for k in ("x", "y")}
+        )
+
+    x0, eps = normal(), normal()
+    x = system.perturb(x0, t, eps).replace(y=x0["y"])
+    denoiser = Denoiser(Oracle(kind, system, x0, eps, t, 0.5), system, kind, 0.5, scale_input)
+    return denoiser, x, x0, eps
+
+
+@pytest.mark.parametrize("t", [0.4, torch.linspace(0.2, 0.8, 4).double()], ids=["float", "tensor"])
+def test_the_network_sees_the_companion_in_the_mean(t):
+    denoiser, x, x0, _ = pulled_case("data", t)
+    denoiser(x, t)
+    square = torch.as_tensor(t, dtype=torch.float64)[..., None] ** 2
+    seen = denoiser.network.seen[0]
+    assert torch.allclose(seen["x"], x["x"] + square * x0["y"], rtol=1e-14)
+    assert seen["y"] is x["y"]
+
+
+def test_the_companion_is_added_before_the_input_is_scaled():
+    denoiser, x, x0, _ = pulled_case("data", 0.4, scale_input=True)
+    denoiser(x, 0.4)
+    alpha, sigma = VP().alpha(0.4), VP().sigma(0.4)
+    expected = (x["x"] + 0.16 * x0["y"]) / torch.sqrt(0.25 * alpha**2 + sigma**2)
+    assert torch.allclose(denoiser.network.seen[0]["x"], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_readings_are_of_the_centred_state(kind):
+    denoiser, x, x0, eps = pulled_case(kind, 0.4)
+    assert torch.allclose(denoiser(x, 0.4)["x"], x0["x"], atol=1e-10)
+    assert torch.allclose(denoiser.noise(x, 0.4)["x"], eps["x"], atol=1e-10)
+
+
+def test_a_pair_is_data_and_noise_of_one_call():
+    denoiser, x, x0, eps = case("edm", VP(), 0.4)
+    calls = []
+    denoiser.network.register_forward_hook(lambda *_: calls.append(1))
+    data, noise = denoiser.pair(x, 0.4)
+    assert len(calls) == 1
+    for k in x:
+        assert torch.allclose(data[k], x0[k], atol=1e-9)
+        assert torch.allclose(noise[k], eps[k], atol=1e-9)

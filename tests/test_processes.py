@@ -1,6 +1,7 @@
 """Closed forms of the processes: their card, sections 2.1 and 10; GDSS card, checks 1 and 2."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -199,3 +200,81 @@ def test_sampling_times_are_those_of_the_components_that_move():
 def test_a_space_for_an_unknown_component_is_refused():
     with pytest.raises(StructDiffError, match="edges"):
         System({"x": VP()}, {"edges": Symmetric()})
+
+
+# --- a companion in the mean -------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pulled(VP):
+    """x_t = alpha x0 + t^2 y + sigma eps."""
+
+    companion: str | None = "y"
+    shifted = True
+
+    def shift(self, t):
+        return torch.as_tensor(t, dtype=torch.float64) ** 2
+
+
+def pulled_state(batch=3):
+    generator = torch.Generator().manual_seed(0)
+    return State(
+        {k: torch.randn(batch, 2, generator=generator, dtype=torch.float64) for k in ("x", "y")}
+    )
+
+
+def test_the_uncentred_state_has_the_companion_in_its_mean():
+    system = System({"x": Pulled(), "y": VE()})
+    x0, t = pulled_state(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    noise = system.noise(x0, 0)
+    x = system.uncentred(system.perturb(x0, t, noise).replace(y=x0["y"]), t)
+    process, column = Pulled(), t[:, None]
+    expected = (
+        process.alpha(column) * x0["x"] + column**2 * x0["y"] + process.sigma(column) * noise["x"]
+    )
+    assert torch.allclose(x["x"], expected, rtol=1e-14)
+    assert x["y"] is x0["y"]
+
+
+def test_centring_undoes_uncentring():
+    system = System({"x": Pulled(), "y": VE()})
+    x = pulled_state()
+    assert torch.allclose(system.centred(system.uncentred(x, 0.7), 0.7)["x"], x["x"], rtol=1e-14)
+
+
+def test_a_companion_is_conditioned_on_by_itself():
+    system = System({"x": Pulled(), "y": VE()})
+    assert system.frozen("y") and system.moving == ("x",)
+    assert torch.equal(system.prior(pulled_state(), 0)["y"], pulled_state()["y"])
+
+
+def test_the_constant_reaches_neither_masked_entries_nor_a_diagonal():
+    x0 = graph_state(2)
+    constant = System({k: Pulled(companion=None) for k in ("x", "adj")}, {"adj": Symmetric()})
+    x = constant.uncentred(x0, 0.5)
+    assert torch.allclose(x["adj"], 1.25 * x0["adj"]) and torch.allclose(x["x"], 1.25 * x0["x"])
+
+
+@pytest.mark.parametrize("companion", ["x", "z"])
+def test_a_companion_must_be_another_component(companion):
+    with pytest.raises(StructDiffError, match=f"companion of component 'x' is '{companion}'"):
+        System({"x": Pulled(companion=companion), "y": VE()})
+
+
+def test_a_companion_that_moves_is_refused():
+    with pytest.raises(StructDiffError, match=r"'y' is the companion of 'x'.*FrozenClock"):
+        System({"x": Pulled(), "y": VE()}, clocks={"y": lambda t: t})
+
+
+def test_a_companion_of_another_shape_is_refused():
+    system = System({"x": Pulled(), "y": VE()})
+    x = State({"x": torch.zeros(3, 2), "y": torch.zeros(3, 1)})
+    for use in (system.check, lambda x: system.uncentred(x, 0.5)):
+        with pytest.raises(StructDiffError, match=r"'y' has shape \(3, 1\)"):
+            use(x)
+
+
+def test_a_companion_with_another_mask_is_refused():
+    system = System({"x": Pulled(), "y": VE()})
+    mask = torch.tensor([[True, False]])
+    system.check(pulled_state().with_masks({"x": mask, "y": mask.clone().expand(3, 2)}))
+    with pytest.raises(StructDiffError, match="different entries"):
+        system.check(pulled_state().with_masks({"x": mask}))

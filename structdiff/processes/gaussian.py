@@ -9,6 +9,11 @@ Everything follows from the two scales. With :math:`f = d\ln\alpha/dt` and
 Time runs from the data at 0 to the prior at 1. All functions take a time tensor of any shape and
 return float64 of that shape; closed forms throughout, ``expm1`` where subtraction would cancel.
 
+A mean may also hold a known companion y (a degraded image, the previous window, the constant 1):
+:math:`x_t = \alpha x_0 + c(t)\,y + \sigma\epsilon`. The *centred* coordinate :math:`x_t - c(t)\,y`
+is then an ordinary member of the family, so states are centred everywhere; only a network sees the
+un-centred one (:class:`~structdiff.denoisers.Denoiser`).
+
 Sources: Song et al. 2021 (VP, sub-VP, VE), Nichol and Dhariwal 2021 (cosine), Karras et al. 2022
 (EDM), Lipman et al. 2023 and Liu et al. 2023 (the straight line of flow matching).
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +50,10 @@ class GaussianProcess(ABC):
     """Time at which sampling stops and the denoised state is returned."""
     t_max: float = 1.0
     """Time at which sampling starts; below 1 only where the process is singular at 1."""
+    shifted: ClassVar[bool] = False
+    """Whether the mean holds c(t) y; where not, nothing is computed for it."""
+    companion: str | None = None
+    """The component that is y, conditioned on; None with a shift is the constant 1."""
 
     @abstractmethod
     def log_alpha(self, t: Tensor | float) -> Tensor:
@@ -64,6 +74,10 @@ class GaussianProcess(ABC):
     @abstractmethod
     def time_at(self, half_log_snr: Tensor | float) -> Tensor:
         r"""Time at which :math:`\lambda(t)` takes a given value: inverse of ``half_log_snr``."""
+
+    def shift(self, t: Tensor | float) -> Tensor:
+        """Coefficient c of the companion in the mean; 0 where there is none."""
+        return torch.zeros_like(_double(t))
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """Signal scale."""

@@ -4,6 +4,10 @@ r"""A system: one process, space and clock per component, itself a process over 
 
 All components move on the shared time t; a clock :math:`\tau_k` turns it into the component's own
 time. A clock frozen at 0 means *conditioned on*, frozen at 1 *ignored*.
+
+A process whose mean also holds a companion component, :math:`c_k(t)\,y`, is carried in the centred
+coordinate :math:`x^k_t - c_k\,y`, to which the equation above applies as it stands: everything here
+takes and gives centred states. :meth:`System.uncentred` shows them as the forward SDE moves them.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from structdiff.errors import StructDiffError
 from structdiff.noise import Interval, NoiseSource, as_source
 from structdiff.processes.gaussian import GaussianProcess
 from structdiff.spaces import Euclidean, Layout, Space
-from structdiff.state import TENSOR, State, as_state
+from structdiff.state import TENSOR, State, as_state, expand_right
 
 Clock: TypeAlias = Callable[[Tensor], Tensor]
 """A component's own time as a monotone function of the shared one, both in [0, 1]."""
@@ -55,12 +59,13 @@ class System:
         Space per component; Euclidean where none is given.
     clocks
         Clock per component; the shared time where none is given. Use :class:`FrozenClock` for a
-        component that is conditioned on.
+        component that is conditioned on; the companion of another component is frozen by itself.
 
     Raises
     ------
     StructDiffError
-        If a space or clock names a component that has no process.
+        If a space or clock names a component that has no process, or a process names a companion
+        that does not exist or is not frozen at 0.
     """
 
     def __init__(
@@ -82,9 +87,30 @@ class System:
         self.spaces: dict[str, Space] = {
             k: (spaces or {}).get(k, Euclidean()) for k in self.processes
         }
+        companions = {p.companion for p in self.processes.values()}
         self.clocks: dict[str, Clock] = {
-            k: (clocks or {}).get(k, identity_clock) for k in self.processes
+            k: (clocks or {}).get(k, FrozenClock() if k in companions else identity_clock)
+            for k in self.processes
         }
+        self.shifted = tuple(k for k, p in self.processes.items() if p.shifted)
+        """Components whose mean holds a companion."""
+        self._check_companions()
+
+    def _check_companions(self) -> None:
+        for name in self.shifted:
+            companion = self.processes[name].companion
+            if companion is None:
+                continue
+            if companion == name or companion not in self.processes:
+                raise StructDiffError(
+                    f"the companion of component {name!r} is {companion!r}: it must be another "
+                    f"component of the system, which has {list(self.processes)}"
+                )
+            if not self.frozen(companion):
+                raise StructDiffError(
+                    f"component {companion!r} is the companion of {name!r} and must be conditioned "
+                    "on: leave its clock out or give it FrozenClock(0)"
+                )
 
     def __repr__(self) -> str:
         return f"System({self.processes})"
@@ -157,15 +183,67 @@ class System:
         """D sigma / dt per component, in the component's own time."""
         return self._each("sigma_derivative", t)
 
+    def shift(self, t: Time) -> dict[str, Tensor]:
+        """Coefficient of the companion, for the components that have one."""
+        if not self.shifted:
+            return {}
+        times = self.times(t)
+        return {k: self.processes[k].shift(times[k]) for k in self.shifted}
+
     # --- states ------------------------------------------------------------------------------
     def check(self, x: State | Tensor) -> State:
-        """Read ``x`` as a state of this system; the names must match."""
+        """Read ``x`` as a state of this system; names must match, companions fit."""
         state = as_state(x)
         if set(state) != set(self.processes):
             raise StructDiffError(
                 f"the state has the components {list(state)}, the system {list(self.processes)}"
             )
+        for name in self.shifted:
+            self._check_fit(state, name)
         return state
+
+    def _check_fit(self, x: State, name: str) -> None:
+        """A component and its companion must have one shape and exist in the same entries."""
+        companion = self.processes[name].companion
+        if companion is None:
+            return
+        value, other = x[name], x[companion]
+        if value.shape != other.shape:
+            raise StructDiffError(
+                f"companion {companion!r} has shape {tuple(other.shape)}, component {name!r} "
+                f"{tuple(value.shape)}: they must agree"
+            )
+        masks = x.masks.get(name), x.masks.get(companion)
+        if masks[0] is masks[1]:
+            return
+        full = [torch.ones_like(value, dtype=torch.bool) if m is None else m for m in masks]
+        if not torch.equal(full[0].expand_as(value), full[1].expand_as(value)):
+            raise StructDiffError(
+                f"companion {companion!r} and component {name!r} exist in different entries: "
+                "give both the same mask"
+            )
+
+    def add_shift(self, x: State, shift: Mapping[str, Tensor | float]) -> State:
+        """Add c y to the components that ``shift`` gives a coefficient c of shape () or (B,)."""
+        moved = dict(x)
+        for name, c in shift.items():
+            value, companion = x[name], self.processes[name].companion
+            other = torch.ones_like(value) if companion is None else x[companion]
+            if other.shape != value.shape:
+                self._check_fit(x, name)
+            # In the space: a constant must not reach masked entries or a diagonal.
+            other = self.spaces[name].project(other, x.masks.get(name))
+            factor = expand_right(c, value) if isinstance(c, Tensor) else c
+            moved[name] = value + other * factor
+        return State._trusted(moved, x.masks)
+
+    def uncentred(self, x: State | Tensor, t: Time) -> State:
+        """The state as the forward SDE moves it: the centred one plus c(t) y."""
+        return self.add_shift(as_state(x), self.shift(t))
+
+    def centred(self, x: State | Tensor, t: Time) -> State:
+        """Inverse of :meth:`uncentred`."""
+        return self.add_shift(as_state(x), {k: -c for k, c in self.shift(t).items()})
 
     def noise(
         self,
@@ -184,7 +262,7 @@ class System:
         )
 
     def perturb(self, x0: State, t: Time, noise: State) -> State:
-        r""":math:`x_t = \alpha(t) x_0 + \sigma(t) \epsilon` for data x0 and standard noise."""
+        r"""Centred :math:`x_t = \alpha(t) x_0 + \sigma(t) \epsilon`; x0 data, standard noise."""
         return x0 * self.alpha(t) + noise * self.sigma(t)
 
     def prior(self, like: State, source: NoiseSource | int | None = None) -> State:
