@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from structdiff.denoisers import Denoiser
+from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.objectives.base import Objective
 from structdiff.state import State
@@ -48,15 +48,15 @@ class CategoricalCrossEntropy(Objective):
 
     def distances(
         self,
-        denoiser: Denoiser,
+        denoiser: BaseDenoiser,
         x0: State,
         noisy: State,
         noise: State,
         times: dict[str, Tensor],
         condition: Any,
     ) -> dict[str, Tensor]:
-        network = denoiser.network
-        if not isinstance(network, CategoricalNetwork):
+        network = denoiser.network if isinstance(denoiser, Denoiser) else denoiser
+        if not isinstance(denoiser, Denoiser) or not isinstance(network, CategoricalNetwork):
             raise StructDiffError(
                 f"{type(network).__name__} predicts no class probabilities: train it with "
                 "DenoisingScoreMatching, or use a network with logits() and sites()"

@@ -8,14 +8,15 @@ With D the number of free coordinates; Vincent 2011, Song et al. 2021. Since
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from structdiff.denoisers import Denoiser
-from structdiff.objectives.base import Objective
-from structdiff.objectives.time_laws import TimeLaw
+from structdiff.denoisers import BaseDenoiser
+from structdiff.objectives.base import Coupling, Objective, Regularizer
+from structdiff.objectives.draws import Draws, stratified
+from structdiff.objectives.time_laws import AnyTimeLaw
 from structdiff.objectives.weights import Simple, Weight
 from structdiff.state import State
 
@@ -35,16 +36,21 @@ class DenoisingScoreMatching(Objective):
         ``"mean"`` over an object's free coordinates (objects of different size count alike), or
         ``"sum"``, with which large objects count more; half of it summed over the full matrix is
         the published GDSS loss.
+    coupling, regularizers, draws
+        As for :class:`~structdiff.objectives.base.Objective`.
     """
 
     def __init__(
         self,
-        time_law: TimeLaw | None = None,
+        time_law: AnyTimeLaw | None = None,
         weight: Weight | None = None,
         component_weights: Mapping[str, float] | None = None,
         reduction: str = "mean",
+        coupling: Coupling | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        draws: Draws = stratified,
     ) -> None:
-        super().__init__(time_law, component_weights)
+        super().__init__(time_law, component_weights, coupling, regularizers, draws)
         if reduction not in ("mean", "sum"):
             raise ValueError(f"unknown reduction {reduction!r}; use 'mean' or 'sum'")
         self.weight: Weight = Simple() if weight is None else weight
@@ -52,7 +58,7 @@ class DenoisingScoreMatching(Objective):
 
     def distances(
         self,
-        denoiser: Denoiser,
+        denoiser: BaseDenoiser,
         x0: State,
         noisy: State,
         noise: State,
