@@ -1,5 +1,6 @@
 """Forward processes: from data at time 0 to the prior at time 1."""
 
+from structdiff.processes.discrete import DiscreteVP
 from structdiff.processes.gaussian import (
     EDM,
     VE,
@@ -16,6 +17,7 @@ __all__ = [
     "VE",
     "VP",
     "Cosine",
+    "DiscreteVP",
     "FrozenClock",
     "GaussianProcess",
     "RectifiedFlow",

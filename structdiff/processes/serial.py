@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from structdiff.errors import StructDiffError
+from structdiff.processes.discrete import DiscreteVP
 from structdiff.processes.gaussian import (
     EDM,
     VE,
@@ -18,7 +19,7 @@ from structdiff.processes.gaussian import (
 )
 
 _KINDS: dict[str, type[GaussianProcess]] = {
-    kind.__name__: kind for kind in (VP, SubVP, VE, Cosine, EDM, RectifiedFlow)
+    kind.__name__: kind for kind in (VP, SubVP, VE, Cosine, EDM, RectifiedFlow, DiscreteVP)
 }
 
 

@@ -2,6 +2,8 @@
 
 from structdiff.samplers.adaptive import ProbabilityFlow, ReverseSDE
 from structdiff.samplers.base import LinearSampler, Run, Sampler, Schedule, SteppedSampler, Update
+from structdiff.samplers.deis import DEIS, IPNDM
+from structdiff.samplers.dpm_singlestep import DPMSolverSinglestep
 from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
@@ -10,13 +12,17 @@ from structdiff.samplers.heun import Heun
 from structdiff.samplers.langevin import PredictorCorrector
 from structdiff.samplers.registry import SAMPLERS, SamplerInfo, get_sampler, register
 from structdiff.samplers.splitting import S4
+from structdiff.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "DEIS",
+    "IPNDM",
     "S4",
     "SAMPLERS",
     "DPMSolver",
+    "DPMSolverSinglestep",
     "EulerMaruyama",
     "ExponentialIto",
     "FixedTimes",
@@ -34,6 +40,7 @@ __all__ = [
     "SamplerInfo",
     "Schedule",
     "SteppedSampler",
+    "UniPC",
     "UniformLogSNR",
     "UniformTime",
     "Update",

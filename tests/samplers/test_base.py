@@ -120,7 +120,7 @@ def test_an_unknown_option_names_the_sampler():
     ("name", "options"),
     [
         ("ddpm", {"eta": 1.5}),
-        ("dpm++", {"order": 3}),
+        ("dpm++", {"order": 4}),
         ("dpm++", {"form": "euler"}),
         ("pc", {"snr": -1.0}),
         ("pc", {"compat": "published"}),
