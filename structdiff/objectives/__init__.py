@@ -9,6 +9,15 @@ from structdiff.objectives.base import (
 )
 from structdiff.objectives.categorical import CategoricalCrossEntropy, CategoricalNetwork
 from structdiff.objectives.draws import Draws, independent, low_discrepancy, stratified
+from structdiff.objectives.fokker_planck import (
+    Box,
+    Collocation,
+    FokkerPlanck,
+    ScoreFokkerPlanck,
+    at_the_data,
+    fokker_planck_residual,
+    score_fokker_planck_residual,
+)
 from structdiff.objectives.score_matching import DenoisingScoreMatching
 from structdiff.objectives.time_laws import (
     AnyTimeLaw,
@@ -26,26 +35,33 @@ from structdiff.objectives.weights import EDMWeight, Simple, Weight
 __all__ = [
     "AdaptiveTimeLaw",
     "AnyTimeLaw",
+    "Box",
     "CategoricalCrossEntropy",
     "CategoricalNetwork",
+    "Collocation",
     "Coupling",
     "DenoisingScoreMatching",
     "Draw",
     "Draws",
     "EDMLaw",
     "EDMWeight",
+    "FokkerPlanck",
     "Importance",
     "LogitNormal",
     "Objective",
     "Regularizer",
+    "ScoreFokkerPlanck",
     "Simple",
     "SystemTimeLaw",
     "TimeLaw",
     "Uniform",
     "Weight",
+    "at_the_data",
     "draw_times",
+    "fokker_planck_residual",
     "independent",
     "law_under",
     "low_discrepancy",
+    "score_fokker_planck_residual",
     "stratified",
 ]
