@@ -24,7 +24,7 @@ from structdiff.errors import StructDiffError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from structdiff.molecules import MoleculeGenerator
+    from structdiff.molecules import MoleculeGenerator, ReferenceStatistics
 
 app = typer.Typer(help="Molecules: sample, train, evaluate.", no_args_is_help=True)
 
@@ -278,6 +278,17 @@ def _model_folder(model: str) -> Path:
     raise StructDiffError(
         f"{model}: no such model; give a folder, a checkpoint file, or an embedded model ({known})"
     )
+
+
+def load_reference(reference: str) -> ReferenceStatistics:
+    """Statistics to compare with: embedded, saved, or of the molecules of a CSV."""
+    from structdiff.molecules.reference import ReferenceStatistics
+
+    found = _reference(reference)
+    if isinstance(found, ReferenceStatistics):
+        return found
+    with _naming(reference):
+        return ReferenceStatistics.compute(found, progress=True)
 
 
 def _write_batches(

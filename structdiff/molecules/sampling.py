@@ -61,9 +61,15 @@ def choose_sampler(spec: ModelSpec, sampler: Any, steps: int | None) -> Sampler:
     if name not in SAMPLERS:
         known = [*SAMPLERS, *([PUBLISHED] if spec.network == "gdss" else [])]
         raise StructDiffError(f"unknown sampler {name!r}: choose one of {', '.join(known)}")
-    # The corrector's settings belong to the network, whichever scheme it corrects.
-    shared = name == own["name"] or (spec.network == "gdss" and name in ("pc", "s4"))
-    return get_sampler(name, steps, **(own["options"] if shared else {}))
+    return get_sampler(name, steps, **(own["options"] if is_own_sampler(spec, name) else {}))
+
+
+def is_own_sampler(spec: ModelSpec, name: str) -> bool:
+    """Whether a sampler runs with the model's own settings, which may change what it costs.
+
+    The corrector's settings belong to the network, whichever scheme it corrects.
+    """
+    return name == spec.sampler["name"] or (spec.network == "gdss" and name in ("pc", "s4"))
 
 
 def _published(spec: ModelSpec, steps: int | None) -> Sampler:
