@@ -1,7 +1,8 @@
 r"""Denoisers: :math:`E[x_0 \mid x_t]`, the one contract everything else is written against.
 
-A network may predict any of five things; with :math:`x = \alpha x_0 + \sigma \epsilon` they are
-exact linear functions of one another (:math:`w = \sigma \dot\alpha - \alpha \dot\sigma`):
+A network may predict any of six things; with :math:`x = \alpha x_0 + \sigma \epsilon` they are
+exact linear functions of one another (:math:`w = \sigma \dot\alpha - \alpha \dot\sigma`,
+:math:`n = \alpha^2 + \sigma^2`):
 
 ==========  =====================================  =====================================
 prediction  x0                                     noise
@@ -10,6 +11,7 @@ noise       (x - sigma F) / alpha                  F
 score       (x + sigma^2 F) / alpha                -sigma F
 data        F                                      (x - alpha F) / sigma
 velocity    (sigma F - dsigma x) / w               (dalpha x - alpha F) / w
+v           (alpha x - sigma F) / n                (sigma x + alpha F) / n
 edm         c_skip x + c_out F(c_in x)             from x0
 ==========  =====================================  =====================================
 
@@ -33,7 +35,7 @@ from structdiff.errors import StructDiffError
 from structdiff.processes.system import System, Time
 from structdiff.state import State, as_state, expand_right
 
-Prediction: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
+Prediction: TypeAlias = Literal["noise", "score", "data", "velocity", "v", "edm"]
 _Factors: TypeAlias = "tuple[Tensor | float, Tensor | float]"
 
 
@@ -141,7 +143,7 @@ class Denoiser(BaseDenoiser):
     system
         The forward processes.
     prediction
-        One of noise, score, data, velocity, edm; or one per component.
+        One of noise, score, data, velocity, v, edm; or one per component.
     data_std
         Standard deviation of the data per component (or one number), for ``edm`` preconditioning
         and for ``scale_input``.
@@ -202,6 +204,8 @@ class Denoiser(BaseDenoiser):
         if kind == "velocity":
             da, ds = self._derivatives(name, time)
             return -ds / (s * da - a * ds), s / (s * da - a * ds)
+        if kind == "v":
+            return a / (a**2 + s**2), -s / (a**2 + s**2)
         _, skip, scale = self._edm_scales(name, a, s)
         return skip, scale
 
@@ -217,6 +221,8 @@ class Denoiser(BaseDenoiser):
         if kind == "velocity":
             da, ds = self._derivatives(name, time)
             return da / (da * s - a * ds), -a / (da * s - a * ds)
+        if kind == "v":
+            return s / (a**2 + s**2), a / (a**2 + s**2)
         std = self.data_std[name]
         total = a**2 * std**2 + s**2
         # 1 - alpha c_skip = sigma^2 / total: no cancellation where sigma is small.

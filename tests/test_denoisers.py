@@ -8,12 +8,18 @@ import torch
 from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP, System
+from structdiff.processes.geometric import GeometricBrownian
+from structdiff.processes.ornstein_uhlenbeck import OrnsteinUhlenbeck
+from structdiff.processes.residual import Residual
 from structdiff.state import State, expand_right
 from structdiff.testbeds import CorrelatedGaussian
 
 torch.set_num_threads(1)
-KINDS = ["noise", "score", "data", "velocity", "edm"]
-PROCESSES = [VP(), SubVP(), VE(), Cosine(), EDM(), RectifiedFlow()]
+KINDS = ["noise", "score", "data", "velocity", "v", "edm"]
+PROCESSES = [
+    *(VP(), SubVP(), VE(), Cosine(), EDM(), RectifiedFlow()),
+    *(Residual("a"), GeometricBrownian(0.3, power=2.0), OrnsteinUhlenbeck()),
+]
 
 
 class Oracle(torch.nn.Module):
@@ -36,6 +42,8 @@ class Oracle(torch.nn.Module):
             return self.x0
         if self.kind == "velocity":
             return self.x0 * system.alpha_derivative(t) + self.eps * system.sigma_derivative(t)
+        if self.kind == "v":
+            return self.eps * alpha - self.x0 * sigma
         # Karras: x0 = c_skip x + c_out F, with the general scales of the card
         noisy = self.x0 * alpha + self.eps * sigma
         total = {k: alpha[k] ** 2 * self.std**2 + sigma[k] ** 2 for k in alpha}

@@ -266,7 +266,11 @@ class System:
         return x0 * self.alpha(t) + noise * self.sigma(t)
 
     def prior(self, like: State, source: NoiseSource | int | None = None) -> State:
-        """Draw the state that sampling starts from; frozen components keep those of ``like``."""
+        """Draw the state that sampling starts from; frozen components keep those of ``like``.
+
+        All in the coordinates that the processes run on: where a frozen component has a bijection,
+        give :meth:`encode` of it.
+        """
         noise = self.noise(like, source)
         return State._trusted(
             {
