@@ -7,10 +7,18 @@ import torch
 
 from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
-from structdiff.processes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP, System
-from structdiff.processes.geometric import GeometricBrownian
-from structdiff.processes.ornstein_uhlenbeck import OrnsteinUhlenbeck
-from structdiff.processes.residual import Residual
+from structdiff.processes import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    GeometricBrownian,
+    OrnsteinUhlenbeck,
+    RectifiedFlow,
+    Residual,
+    SubVP,
+    System,
+)
 from structdiff.state import State, expand_right
 from structdiff.testbeds import CorrelatedGaussian
 

@@ -10,6 +10,9 @@ from structdiff.processes.gaussian import (
     RectifiedFlow,
     SubVP,
 )
+from structdiff.processes.geometric import GeometricBrownian
+from structdiff.processes.ornstein_uhlenbeck import OrnsteinUhlenbeck
+from structdiff.processes.residual import Residual, ResidualPosterior, residual_posterior
 from structdiff.processes.system import FrozenClock, System
 
 __all__ = [
@@ -20,7 +23,12 @@ __all__ = [
     "DiscreteVP",
     "FrozenClock",
     "GaussianProcess",
+    "GeometricBrownian",
+    "OrnsteinUhlenbeck",
     "RectifiedFlow",
+    "Residual",
+    "ResidualPosterior",
     "SubVP",
     "System",
+    "residual_posterior",
 ]

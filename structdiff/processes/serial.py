@@ -17,9 +17,16 @@ from structdiff.processes.gaussian import (
     RectifiedFlow,
     SubVP,
 )
+from structdiff.processes.geometric import GeometricBrownian
+from structdiff.processes.ornstein_uhlenbeck import OrnsteinUhlenbeck
+from structdiff.processes.residual import Residual
 
 _KINDS: dict[str, type[GaussianProcess]] = {
-    kind.__name__: kind for kind in (VP, SubVP, VE, Cosine, EDM, RectifiedFlow, DiscreteVP)
+    kind.__name__: kind
+    for kind in (
+        *(VP, SubVP, VE, Cosine, EDM, RectifiedFlow, DiscreteVP),
+        *(Residual, GeometricBrownian, OrnsteinUhlenbeck),
+    )
 }
 
 
