@@ -38,7 +38,7 @@ Callback: TypeAlias = Callable[[int, float, State], None]
 """Called after every step with its number from 1, the shared time reached and the state there."""
 Stepper: TypeAlias = Callable[[State, int], State]
 """Takes the state at ``times[i]`` and i to the state at ``times[i + 1]``."""
-Output: TypeAlias = Literal["data", "noise", "score"]
+Output: TypeAlias = Literal["data", "noise", "score", "velocity"]
 """Which reading of the network's output a sampler combines."""
 
 
@@ -133,12 +133,14 @@ class Run:
         )
 
     def evaluate(self, output: Output, x: State, t: Time) -> State:
-        """One network evaluation at the frozen joint state, read as data, noise or score."""
+        """One network evaluation at the frozen joint state, read as ``output``."""
         self.nfe += 1
         if output == "data":
             return self.inside(self.denoiser(x, t, self.condition))
         if output == "noise":
             return self.inside(self.denoiser.noise(x, t, self.condition))
+        if output == "velocity":
+            return self.inside(self.denoiser.velocity(x, t, self.condition))
         return self.inside(self.denoiser.score(x, t, self.condition))
 
     def draw(self, name: str, x: State, interval: Interval | None = None) -> Tensor:

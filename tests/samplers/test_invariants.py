@@ -65,6 +65,9 @@ class Counted(torch.nn.Module):
     def score(self, *args):
         return self._count(self.inner.score, *args)
 
+    def velocity(self, *args):
+        return self._count(self.inner.velocity, *args)
+
 
 def graphs(sizes=SIZES, max_nodes=5):
     testbed = GaussianGraph(sizes, max_nodes)
