@@ -8,6 +8,7 @@ from structdiff.objectives.base import (
     Regularizer,
 )
 from structdiff.objectives.categorical import CategoricalCrossEntropy, CategoricalNetwork
+from structdiff.objectives.conservativity import CurlPenalty, curl_square
 from structdiff.objectives.draws import Draws, independent, low_discrepancy, stratified
 from structdiff.objectives.fokker_planck import (
     Box,
@@ -40,6 +41,7 @@ __all__ = [
     "CategoricalNetwork",
     "Collocation",
     "Coupling",
+    "CurlPenalty",
     "DenoisingScoreMatching",
     "Draw",
     "Draws",
@@ -57,6 +59,7 @@ __all__ = [
     "Uniform",
     "Weight",
     "at_the_data",
+    "curl_square",
     "draw_times",
     "fokker_planck_residual",
     "independent",

@@ -44,7 +44,7 @@ class FreeCoordinates:
         self.system, self.state = system, x
         self.names = system.moving
         self.times: dict[str, Tensor] = {
-            k: v.to(x.device).expand(x.batch_size) for k, v in system.times(t).items()
+            k: v.to(x.device).expand(x.batch_size).clone() for k, v in system.times(t).items()
         }
         """The components' own times, each float64 (B,)."""
         self.points: Packed = {k: system.spaces[k].pack(x[k]) for k in self.names}
@@ -62,7 +62,8 @@ class FreeCoordinates:
         like = self.state.first
         if isinstance(t, Mapping):  # own times: all components move one to one
             return {k: like.new_ones(like.shape[0]) for k in self.names}
-        shared = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape[0])
+        shared = torch.as_tensor(t, dtype=torch.float64, device=like.device)
+        shared = shared.expand(like.shape[0]).clone()  # forward mode refuses shared memory
         return {
             k: along(self.system.clocks[k], shared, torch.ones_like(shared))[1].to(like.dtype)
             for k in self.names
