@@ -9,6 +9,7 @@ from structdiff.objectives.base import (
 )
 from structdiff.objectives.categorical import CategoricalCrossEntropy, CategoricalNetwork
 from structdiff.objectives.conservativity import CurlPenalty, curl_square
+from structdiff.objectives.curriculum import Curriculum
 from structdiff.objectives.draws import Draws, independent, low_discrepancy, stratified
 from structdiff.objectives.fokker_planck import (
     Box,
@@ -31,17 +32,30 @@ from structdiff.objectives.time_laws import (
     draw_times,
     law_under,
 )
-from structdiff.objectives.weights import EDMWeight, Simple, Weight
+from structdiff.objectives.weights import (
+    AnyWeight,
+    EDMWeight,
+    Likelihood,
+    MinSNR,
+    ProcessWeight,
+    Sigmoid,
+    Simple,
+    VelocityWeight,
+    Weight,
+    weights_at,
+)
 
 __all__ = [
     "AdaptiveTimeLaw",
     "AnyTimeLaw",
+    "AnyWeight",
     "Box",
     "CategoricalCrossEntropy",
     "CategoricalNetwork",
     "Collocation",
     "Coupling",
     "CurlPenalty",
+    "Curriculum",
     "DenoisingScoreMatching",
     "Draw",
     "Draws",
@@ -49,14 +63,19 @@ __all__ = [
     "EDMWeight",
     "FokkerPlanck",
     "Importance",
+    "Likelihood",
     "LogitNormal",
+    "MinSNR",
     "Objective",
+    "ProcessWeight",
     "Regularizer",
     "ScoreFokkerPlanck",
+    "Sigmoid",
     "Simple",
     "SystemTimeLaw",
     "TimeLaw",
     "Uniform",
+    "VelocityWeight",
     "Weight",
     "at_the_data",
     "curl_square",
@@ -67,4 +86,5 @@ __all__ = [
     "low_discrepancy",
     "score_fokker_planck_residual",
     "stratified",
+    "weights_at",
 ]

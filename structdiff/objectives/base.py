@@ -16,7 +16,7 @@ from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.noise import NoiseSource, as_source
 from structdiff.objectives.draws import Draws, stratified
-from structdiff.objectives.time_laws import AnyTimeLaw, Uniform, draw_times, law_under
+from structdiff.objectives.time_laws import AnyTimeLaw, TimeLaw, Uniform, draw_times, law_under
 from structdiff.processes.system import System
 from structdiff.state import State
 
@@ -127,6 +127,7 @@ class Objective(ABC):
         self.draws = draws
         self.step = 0
         """Training steps behind this objective, as told by :meth:`update`."""
+        self._bound: tuple[AnyTimeLaw, System, TimeLaw] | None = None
 
     def __call__(
         self,
@@ -170,14 +171,21 @@ class Objective(ABC):
     def draw(self, system: System, x0: State, source: NoiseSource) -> Draw:
         """Times, noise and the noisy state of a batch; frozen components stay clean."""
         x0 = system.encode(system.check(x0))
-        law = law_under(self.time_law, system)
-        t = draw_times(law, x0.first, system.t_min, system.t_max, source, self.draws)
+        t = draw_times(self._law(system), x0.first, system.t_min, system.t_max, source, self.draws)
         times, noise = system.times(t), system.noise(x0, source)
         if self.coupling is not None:
             noise = self.coupling(x0, noise, source)
         noisy = system.perturb(x0, times, noise)
         fixed = {k: x0[k] for k in x0 if system.frozen(k)}
         return Draw(x0, t, times, noise, noisy.replace(**fixed) if fixed else noisy)
+
+    def _law(self, system: System) -> TimeLaw:
+        """The time law under a system, remembered: a batch comes with every step."""
+        bound = self._bound
+        if bound is None or bound[0] is not self.time_law or bound[1] is not system:
+            bound = self.time_law, system, law_under(self.time_law, system)
+            self._bound = bound
+        return bound[2]
 
     def _losses_at(self, denoiser: BaseDenoiser, draw: Draw, condition: Any) -> dict[str, Tensor]:
         losses = self.distances(denoiser, draw.x0, draw.noisy, draw.noise, draw.times, condition)

@@ -17,7 +17,7 @@ from structdiff.denoisers import BaseDenoiser
 from structdiff.objectives.base import Coupling, Objective, Regularizer
 from structdiff.objectives.draws import Draws, stratified
 from structdiff.objectives.time_laws import AnyTimeLaw
-from structdiff.objectives.weights import Simple, Weight
+from structdiff.objectives.weights import AnyWeight, Simple, weights_at
 from structdiff.state import State
 
 
@@ -43,7 +43,7 @@ class DenoisingScoreMatching(Objective):
     def __init__(
         self,
         time_law: AnyTimeLaw | None = None,
-        weight: Weight | None = None,
+        weight: AnyWeight | None = None,
         component_weights: Mapping[str, float] | None = None,
         reduction: str = "mean",
         coupling: Coupling | None = None,
@@ -53,7 +53,7 @@ class DenoisingScoreMatching(Objective):
         super().__init__(time_law, component_weights, coupling, regularizers, draws)
         if reduction not in ("mean", "sum"):
             raise ValueError(f"unknown reduction {reduction!r}; use 'mean' or 'sum'")
-        self.weight: Weight = Simple() if weight is None else weight
+        self.weight: AnyWeight = Simple() if weight is None else weight
         self.reduction = reduction
 
     def distances(
@@ -71,5 +71,5 @@ class DenoisingScoreMatching(Objective):
         if self.reduction == "mean":
             counts = system.dimensions(x0)
             squared = {k: v / counts[k].clamp(min=1) for k, v in squared.items()}
-        half_log_snr = system.half_log_snr(times)
-        return {k: self.weight(half_log_snr[k]).to(v.dtype) * v for k, v in squared.items()}
+        weights = weights_at(self.weight, system, times)
+        return {k: weights[k].to(v.dtype) * v for k, v in squared.items()}

@@ -85,14 +85,25 @@ class DiffusionModule(pl.LightningModule):
         loss = self.objective(self.denoiser, as_state(x0), condition, source).mean()
         # Here and not after the batch, where callbacks have written the checkpoint already.
         self.batches_seen += 1
+        self.objective.update(self._over_processes(loss.detach()))
         self.log("loss", loss, prog_bar=True, batch_size=as_state(x0).batch_size, sync_dist=True)
         return loss
 
+    def _over_processes(self, loss: Tensor) -> Tensor:
+        """The loss that all processes share, where the objective goes by it."""
+        if not self.objective.adaptive or self._trainer is None:
+            return loss
+        mean: Tensor = self.trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+        return mean
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
+        checkpoint["objective"] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["batches_seen"]
+        # Checkpoints from before objectives had a state: they had nothing but their steps.
+        self.objective.load_state_dict(checkpoint.get("objective", {"step": self.batches_seen}))
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -1,0 +1,87 @@
+"""What an objective remembers is stored with checkpoints, and a resumed run goes on exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from structdiff.denoisers import Denoiser
+from structdiff.errors import CheckpointError
+from structdiff.objectives import CurlPenalty, Curriculum, DenoisingScoreMatching
+from structdiff.processes import VP, System
+from structdiff.state import State
+from structdiff.training import DiffusionModule, ShuffledBatches, TrainingSettings, fit
+
+
+class Linear(nn.Module):
+    """x0 = A x: a Jacobian with a curl."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor([[0.5, 0.4], [-0.3, 0.2]]))
+
+    def forward(self, x: State, log_snr: dict[str, Tensor], condition: object = None) -> State:
+        return State({"x": x["x"] @ self.matrix.T})
+
+
+class Watch(pl.Callback):
+    """Stage of the curriculum, and loss, after every step."""
+
+    def __init__(self) -> None:
+        self.stages: list[int] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.stages.append(pl_module.objective.time_law.stage)
+        self.losses.append(float(outputs["loss"].detach()))
+
+
+def objective(patience: int = 3) -> DenoisingScoreMatching:
+    law = Curriculum(clusters=4, patience=patience, smoothing=0.5)
+    return DenoisingScoreMatching(law, regularizers=[CurlPenalty(0.1, every=4)])
+
+
+def train(steps: int, out: Path | None = None, resume: bool = False, **changes: object):
+    module = DiffusionModule(Denoiser(Linear(), System(VP()), "data"), objective(**changes))
+    points = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+    batches = ShuffledBatches(24, 6, lambda numbers: State({"x": points[numbers]}))
+    settings = TrainingSettings(steps, accelerator="cpu", progress=False, checkpoint_every=5)
+    watch = Watch()
+    fit(module, batches, settings, out=out, resume=resume, callbacks=[watch])
+    return module, watch
+
+
+def test_training_advances_the_curriculum() -> None:
+    module, watch = train(40)
+    assert sorted(set(watch.stages)) == [1, 2, 3, 4]
+    assert module.objective.step == 40
+
+
+def test_a_resumed_run_continues_stage_and_counters(tmp_path: Path) -> None:
+    """Interrupted inside a stage and between due steps of the regulariser: the same losses, stages
+    and weights, bit for bit.
+    """
+    whole, watched = train(30)
+    train(13, tmp_path)
+    second, rest = train(30, tmp_path, resume=True)
+    assert rest.stages == watched.stages[13:]
+    assert rest.losses == watched.losses[13:]
+    assert torch.equal(second.denoiser.network.matrix, whole.denoiser.network.matrix)
+    assert second.objective.state_dict() == whole.objective.state_dict()
+
+
+def test_another_curriculum_cannot_take_over_a_run(tmp_path: Path) -> None:
+    train(5, tmp_path)
+    with pytest.raises(CheckpointError, match="whose patience is 3, not 4"):
+        train(10, tmp_path, resume=True, patience=4)
+
+
+def test_a_checkpoint_without_the_state_of_an_objective_still_resumes() -> None:
+    """Runs from before objectives had a state: their step is the number of batches."""
+    module = DiffusionModule(Denoiser(Linear(), System(VP()), "data"), DenoisingScoreMatching())
+    module.on_load_checkpoint({"batches_seen": 17})
+    assert module.objective.step == 17
