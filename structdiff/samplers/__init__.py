@@ -9,6 +9,7 @@ from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
 from structdiff.samplers.heun import Heun
+from structdiff.samplers.interpolant import Flow, InterpolantSDE
 from structdiff.samplers.langevin import PredictorCorrector
 from structdiff.samplers.registry import SAMPLERS, SamplerInfo, get_sampler, register
 from structdiff.samplers.splitting import S4
@@ -26,8 +27,10 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialIto",
     "FixedTimes",
+    "Flow",
     "Grid",
     "Heun",
+    "InterpolantSDE",
     "Karras",
     "LinearSampler",
     "PredictorCorrector",
