@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,7 +83,7 @@ class ComparisonTable:
         row = self._rows.get((case.sampler, case.nfe))
         if row is None or row["note"] or row["steps"] != str(case.steps):
             return None
-        return self._measurement(row)
+        return _measurement(row, self._metrics)
 
     def add(self, measurement: Measurement) -> None:
         """Append a row, down to the disk."""
@@ -129,14 +129,6 @@ class ComparisonTable:
             "note": measurement.note,
         }
 
-    def _measurement(self, row: Mapping[str, str]) -> Measurement:
-        return Measurement(
-            Case(row["sampler"], int(row["nfe"]), int(row["steps"])),
-            int(row["evaluations"]),
-            {name: float(row[name]) if row[name] else math.nan for name in self._metrics},
-            float(row["cpu_ms"]) * self.count / 1000,
-        )
-
     def _sorted(self) -> list[dict[str, str]]:
         last = len(self._order)
         return [
@@ -174,6 +166,37 @@ class ComparisonTable:
                     )
             if header == self._header:
                 self._rows[row["sampler"], int(row["nfe"])] = row
+
+
+def read_comparison(path: str | Path) -> tuple[list[Measurement], dict[str, float]]:
+    """The measurements of a finished table, and its floors, for a picture or a table of one's own.
+
+    Raises
+    ------
+    StructDiffError
+        If the file is no comparison.
+    OSError
+        If there is no such file.
+    """
+    header, rows = _rows_of(Path(path))
+    if not set(_FIRST + _LAST) <= set(header):
+        raise StructDiffError(f"{path}: is not a table of `structdiff samplers compare`")
+    columns = [name for name in header if name not in _FIRST + _LAST]
+    metrics = [name for name in columns if not name.endswith("_floor")]
+    floors = {n: float(rows[0][f"{n}_floor"]) for n in metrics if rows and f"{n}_floor" in columns}
+    return [_measurement(row, metrics) for row in rows], floors
+
+
+def _measurement(row: Mapping[str, str], metrics: Sequence[str]) -> Measurement:
+    if row["note"]:
+        case = Case(row["sampler"], int(row["nfe"]), None, row["note"])
+        return Measurement(case, note=row["note"])
+    return Measurement(
+        Case(row["sampler"], int(row["nfe"]), int(row["steps"])),
+        int(row["evaluations"]),
+        {name: float(row[name]) if row[name] else math.nan for name in metrics},
+        float(row["cpu_ms"]) * int(row["count"]) / 1000,
+    )
 
 
 def _rows_of(file: Path) -> tuple[list[str], list[dict[str, str]]]:

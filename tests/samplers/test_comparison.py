@@ -22,7 +22,7 @@ from structdiff.samplers.comparison import (
     plan,
     sliced_wasserstein,
 )
-from structdiff.samplers.comparison_table import ComparisonTable
+from structdiff.samplers.comparison_table import ComparisonTable, read_comparison
 from structdiff.samplers.testbed_models import TESTBEDS, TestbedModel, testbed_model
 
 N = 256
@@ -208,6 +208,14 @@ def test_a_reused_row_gives_back_what_was_measured(tmp_path: Path) -> None:
     found = ComparisonTable(tmp_path / "t.csv", Toy(), 7, 3).measured(Case("ddim", 5, 5))
     assert found is not None and found.evaluations == 5
     assert found.scores["gap"] == 0.2 and math.isnan(found.scores["share"])
+
+
+def test_a_finished_table_is_read_without_its_model(tmp_path: Path) -> None:
+    fill(tmp_path / "t.csv", [Case("ddim", 5, 5), Case("heun", 5, None, "because")])
+    (first, second), floors = read_comparison(tmp_path / "t.csv")
+    assert (first.case, first.evaluations, first.scores["gap"]) == (Case("ddim", 5, 5), 5, 0.2)
+    assert second.note == "because" and second.scores == {}
+    assert floors == {"gap": pytest.approx(1 / 7, rel=1e-5)}
 
 
 def test_rows_of_a_run_that_was_killed_are_found_in_its_part(tmp_path: Path) -> None:
