@@ -3,6 +3,7 @@
 from structdiff.samplers.adaptive import ProbabilityFlow, ReverseSDE
 from structdiff.samplers.base import LinearSampler, Run, Sampler, Schedule, SteppedSampler, Update
 from structdiff.samplers.deis import DEIS, IPNDM
+from structdiff.samplers.denoising_mcmc import DenoisingLangevinGibbs, effective_sample_size
 from structdiff.samplers.dpm_singlestep import DPMSolverSinglestep
 from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
@@ -11,6 +12,13 @@ from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, U
 from structdiff.samplers.heun import Heun
 from structdiff.samplers.interpolant import Flow, InterpolantSDE
 from structdiff.samplers.langevin import PredictorCorrector
+from structdiff.samplers.noise_levels import (
+    ExactNoisePosterior,
+    NoiseClassifier,
+    NoisePosterior,
+    ScoreNoisePosterior,
+    noise_levels,
+)
 from structdiff.samplers.registry import SAMPLERS, SamplerInfo, get_sampler, register
 from structdiff.samplers.splitting import S4
 from structdiff.samplers.unipc import UniPC
@@ -24,7 +32,9 @@ __all__ = [
     "SAMPLERS",
     "DPMSolver",
     "DPMSolverSinglestep",
+    "DenoisingLangevinGibbs",
     "EulerMaruyama",
+    "ExactNoisePosterior",
     "ExponentialIto",
     "FixedTimes",
     "Flow",
@@ -33,6 +43,8 @@ __all__ = [
     "InterpolantSDE",
     "Karras",
     "LinearSampler",
+    "NoiseClassifier",
+    "NoisePosterior",
     "PredictorCorrector",
     "ProbabilityFlow",
     "ReverseDiffusion",
@@ -42,11 +54,14 @@ __all__ = [
     "Sampler",
     "SamplerInfo",
     "Schedule",
+    "ScoreNoisePosterior",
     "SteppedSampler",
     "UniPC",
     "UniformLogSNR",
     "UniformTime",
     "Update",
+    "effective_sample_size",
     "get_sampler",
+    "noise_levels",
     "register",
 ]
