@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class BaseDenoiser(nn.Module, ABC):
         The forward processes.
     """
 
-    consistent: ClassVar[bool] = True
+    consistent: bool = True
     """Whether data and noise satisfy x = alpha x0 + sigma noise, so that one implies the other."""
 
     def __init__(self, system: System) -> None:

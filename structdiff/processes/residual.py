@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -138,10 +139,11 @@ class Residual(GaussianProcess):
                 "Residual needs powers of at least 0 and a positive noise_scale, got "
                 f"{self.mean_power}, {self.noise_power} and {self.noise_scale}"
             )
-        if not (0 < self.alpha_min < 1 and 0 < self.t_min < self.t_max):
+        if not 0 < self.alpha_min < 1:
+            raise StructDiffError(f"Residual needs 0 < alpha_min < 1, got {self.alpha_min}")
+        if not 0 < self.t_min < self.t_max:
             raise StructDiffError(
-                f"Residual needs 0 < alpha_min < 1 and 0 < t_min < t_max = {self.t_max:.4g}, got "
-                f"alpha_min = {self.alpha_min} and t_min = {self.t_min}"
+                f"Residual needs 0 < t_min < t_max, got {self.t_min} and {self.t_max:.4g}"
             )
 
     @property
@@ -175,12 +177,25 @@ class Residual(GaussianProcess):
 
     def time_at(self, half_log_snr: Tensor | float) -> Tensor:
         level = _double(half_log_snr)
-        low, high = torch.zeros_like(level), torch.ones_like(level)
-        for _ in range(64):  # to the last bit: the half log-SNR falls from +inf to -inf
-            middle = (low + high) / 2
-            early = self.half_log_snr(middle) > level
-            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-        return (low + high) / 2
+        levels, logits = (v.to(level.device) for v in _levels(self))
+        # Nearly linear in logit(t): interpolate, then Newton to the last bits.
+        right = torch.searchsorted(levels, -level).clamp(1, len(levels) - 1)
+        share = (-level - levels[right - 1]) / (levels[right] - levels[right - 1])
+        logit = torch.lerp(logits[right - 1], logits[right], share.clamp(0, 1))
+        for _ in range(4):
+            t = torch.sigmoid(logit)
+            slope = (
+                -self.diffusion_squared(t) / (2 * self.sigma(t) ** 2) * t * torch.sigmoid(-logit)
+            )
+            logit = logit - ((self.half_log_snr(t) - level) / slope).clamp(-1, 1)
+        return torch.sigmoid(logit)
+
+
+@lru_cache(maxsize=64)
+def _levels(process: Residual) -> tuple[Tensor, Tensor]:
+    """Minus the half log-SNR, rising, and logit(t) at which it is reached; each (1801,)."""
+    logits = torch.linspace(-60, 30, 1801, dtype=torch.float64)
+    return -process.half_log_snr(torch.sigmoid(logits)), logits
 
 
 class ResidualPosterior(NamedTuple):
