@@ -9,6 +9,7 @@ from structdiff.objectives.base import (
 )
 from structdiff.objectives.categorical import CategoricalCrossEntropy, CategoricalNetwork
 from structdiff.objectives.conservativity import CurlPenalty, curl_square
+from structdiff.objectives.couplings import Independent, MinibatchOT, Sinkhorn, TransportCoupling
 from structdiff.objectives.curriculum import Curriculum
 from structdiff.objectives.draws import Draws, independent, low_discrepancy, stratified
 from structdiff.objectives.fokker_planck import (
@@ -19,6 +20,11 @@ from structdiff.objectives.fokker_planck import (
     at_the_data,
     fokker_planck_residual,
     score_fokker_planck_residual,
+)
+from structdiff.objectives.interpolant import (
+    FlowMatching,
+    InterpolantMatching,
+    conditional_flow_matching,
 )
 from structdiff.objectives.score_matching import DenoisingScoreMatching
 from structdiff.objectives.time_laws import (
@@ -61,23 +67,30 @@ __all__ = [
     "Draws",
     "EDMLaw",
     "EDMWeight",
+    "FlowMatching",
     "FokkerPlanck",
     "Importance",
+    "Independent",
+    "InterpolantMatching",
     "Likelihood",
     "LogitNormal",
     "MinSNR",
+    "MinibatchOT",
     "Objective",
     "ProcessWeight",
     "Regularizer",
     "ScoreFokkerPlanck",
     "Sigmoid",
     "Simple",
+    "Sinkhorn",
     "SystemTimeLaw",
     "TimeLaw",
+    "TransportCoupling",
     "Uniform",
     "VelocityWeight",
     "Weight",
     "at_the_data",
+    "conditional_flow_matching",
     "curl_square",
     "draw_times",
     "fokker_planck_residual",
