@@ -9,7 +9,7 @@ from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
-from structdiff.samplers.heun import Heun
+from structdiff.samplers.heun import EDMSampler, Heun
 from structdiff.samplers.interpolant import Flow, InterpolantSDE
 from structdiff.samplers.langevin import PredictorCorrector
 from structdiff.samplers.noise_levels import (
@@ -20,6 +20,8 @@ from structdiff.samplers.noise_levels import (
     noise_levels,
 )
 from structdiff.samplers.registry import SAMPLERS, SamplerInfo, get_sampler, register
+from structdiff.samplers.residual import RDDM
+from structdiff.samplers.runge_kutta import RungeKutta, Tableau
 from structdiff.samplers.splitting import S4
 from structdiff.samplers.unipc import UniPC
 
@@ -28,11 +30,13 @@ __all__ = [
     "DDPM",
     "DEIS",
     "IPNDM",
+    "RDDM",
     "S4",
     "SAMPLERS",
     "DPMSolver",
     "DPMSolverSinglestep",
     "DenoisingLangevinGibbs",
+    "EDMSampler",
     "EulerMaruyama",
     "ExactNoisePosterior",
     "ExponentialIto",
@@ -50,12 +54,14 @@ __all__ = [
     "ReverseDiffusion",
     "ReverseSDE",
     "Run",
+    "RungeKutta",
     "SDEDPMSolver",
     "Sampler",
     "SamplerInfo",
     "Schedule",
     "ScoreNoisePosterior",
     "SteppedSampler",
+    "Tableau",
     "UniPC",
     "UniformLogSNR",
     "UniformTime",
