@@ -271,8 +271,10 @@ def test_history_survives_a_component_that_waits(name):
     errors = []
     for steps in (160, 320):
         own = UniformTime(2).times(System(VP()), steps // 2 + 1) / 2  # of either component
-        times = torch.cat((own[:-1] + 0.5, torch.tensor([0.5005]).double(), own[:-1]))
-        times = torch.cat((times[times > system.t_min], torch.tensor([system.t_min]).double()))
+        times = torch.cat((own[:-1] + 0.5, torch.tensor([0.5005], dtype=torch.float64), own[:-1]))
+        times = torch.cat(
+            (times[times > system.t_min], torch.tensor([system.t_min], dtype=torch.float64))
+        )
         y = get_sampler(name, len(times) - 1, grid=times, denoise=False)(denoiser, x)
         errors.append(rms(y, exact))
     assert math.log2(errors[0] / errors[1]) > 1.85
