@@ -176,7 +176,7 @@ def _case(model: ComparableModel, name: str, nfe: int) -> Case:
         return Case(name, nfe, None, str(error))
     info = SAMPLERS.get(name)
     if info is None or info.nfe_per_step is None:
-        return Case(name, nfe, None, "chooses its own number of evaluations")
+        return Case(name, nfe, None, "costs no fixed number of evaluations a step")
     if info.most_steps is not None:
         return Case(name, nfe, None, f"takes at most {info.most_steps} steps")
     return Case(name, nfe, None, "not even one step fits")

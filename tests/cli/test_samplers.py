@@ -121,7 +121,7 @@ def test_a_comparison_writes_a_table_and_a_picture(capsys: pytest.CaptureFixture
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
     assert Path("c.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert "real data" in printed and "chooses its own number of evaluations" in printed
+    assert "real data" in printed and "costs no fixed number of evaluations a step" in printed
 
 
 def test_a_comparison_answers_machines_in_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +132,7 @@ def test_a_comparison_answers_machines_in_json_alone(capsys: pytest.CaptureFixtu
     first, second = answer["rows"]
     assert (first["sampler"], first["steps"], first["evaluations"]) == ("ddim", 4, 4)
     assert first["scores"]["error"] > 0
-    assert second["scores"] == {} and second["note"] == "chooses its own number of evaluations"
+    assert second["scores"] == {} and second["note"] == "costs no fixed number of evaluations a step"
 
 
 def test_the_same_command_measures_nothing_twice(

@@ -80,7 +80,7 @@ def test_no_measured_sampler_spends_more_than_its_budget(gmm3: TestbedModel) -> 
 
 def test_an_adaptive_sampler_is_listed_with_its_reason(gmm3: TestbedModel) -> None:
     (case,) = plan(gmm3, [10], ["ode"])
-    assert case == Case("ode", 10, None, "chooses its own number of evaluations")
+    assert case == Case("ode", 10, None, "costs no fixed number of evaluations a step")
 
 
 def test_a_sampler_with_a_largest_number_of_steps_is_listed_with_it(
