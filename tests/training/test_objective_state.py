@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -9,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import structdiff
 from structdiff.denoisers import Denoiser
 from structdiff.errors import CheckpointError
 from structdiff.objectives import CurlPenalty, Curriculum, DenoisingScoreMatching
@@ -85,3 +91,55 @@ def test_a_checkpoint_without_the_state_of_an_objective_still_resumes() -> None:
     module = DiffusionModule(Denoiser(Linear(), System(VP()), "data"), DenoisingScoreMatching())
     module.on_load_checkpoint({"batches_seen": 17})
     assert module.objective.step == 17
+
+
+# --- several processes -----------------------------------------------------------------------
+# Lightning starts the other process by running this file again.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {folder!r})
+from test_objective_state import objective, Linear
+from structdiff.denoisers import Denoiser
+from structdiff.processes import VP, System
+from structdiff.state import State
+from structdiff.training import DiffusionModule, ShuffledBatches, TrainingSettings, fit
+
+module = DiffusionModule(Denoiser(Linear(), System(VP()), "data"), objective())
+own, inner = [], module.objective.update
+def update(loss):
+    own.append(float(loss))
+    inner(loss)
+module.objective.update = update
+points = torch.arange(8.0)[:, None].expand(8, 2)
+batches = ShuffledBatches(8, 2, lambda numbers: State({{"x": points[numbers]}}))
+settings = TrainingSettings(20, accelerator="cpu", devices=2, strategy="ddp", progress=False)
+trainer = fit(module, batches, settings)
+result = {{"told": own, "state": module.objective.state_dict()}}
+Path({out!r}, f"{{trainer.global_rank}}.json").write_text(json.dumps(result))
+"""
+
+
+def test_two_processes_share_one_curriculum(tmp_path: Path) -> None:
+    """Both are told the mean of their losses, so both are in the same stage."""
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), out=str(tmp_path)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(structdiff.__file__).parents[1]),
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["told"] == second["told"]
+    assert first["state"] == second["state"]
+    assert first["state"]["time_law"]["stage"] > 1
