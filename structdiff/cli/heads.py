@@ -77,12 +77,12 @@ def _config(model: str) -> Path:
     for folder in embedded_models():
         if folder.name == model:
             return folder / "config.json"
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         config = Path(model) / "config.json"
         if not config.is_file():
             raise StructDiffError(f"{model} holds no config.json: it is not a saved model")
         return config
-    if model.count("/") == 1 and model[0] not in "./~":
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return _from_hub(model)
     known = ", ".join(folder.name for folder in embedded_models()) or "none"
     raise StructDiffError(

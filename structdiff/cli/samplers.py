@@ -42,26 +42,25 @@ def list_(json: Json = False) -> None:
     if json:
         print_json(described)
         return
-    header = ["name", "order", "NFE/step", "stochastic", "default grid", "most steps", "source"]
     print_table(
         "samplers",
-        header,
+        ["name", "order", "NFE/step", "noise", "grid", "steps", "source"],
         [
             (
                 each["name"],
-                _or_dash(each["order"]),
-                _or_dash(each["nfe_per_step"], "varies"),
+                "—" if each["order"] is None else each["order"],
+                "varies" if each["nfe_per_step"] is None else each["nfe_per_step"],
                 each["stochastic"],
                 each["grid"],
-                _or_dash(each["most_steps"], "any"),
+                "any" if each["most_steps"] is None else f"to {each['most_steps']}",
                 each["source"],
             )
             for each in described
         ],
     )
     print(
-        "order: of convergence to the probability flow, or of the weak error where stochastic; "
-        "— is a few-step heuristic without one."
+        "order: of convergence to the probability flow, of the weak error where it draws noise;\n"
+        "— is a few-step heuristic. NFE: network evaluations. grid: its default. steps: allowed."
     )
 
 
@@ -210,11 +209,11 @@ def _grid(info: SamplerInfo) -> str:
 
     grid = info.factory(_EXAMPLE_STEPS).grid
     if isinstance(grid, UniformTime):
-        return "time" if grid.power == 1 else f"time, power {grid.power:g}"
+        return "t" if grid.power == 1 else f"t^{grid.power:g}"
     if isinstance(grid, UniformLogSNR):
         return "log-SNR"
     if isinstance(grid, Karras):
-        return f"Karras, {grid.rho:g}"
+        return f"Karras {grid.rho:g}"
     return str(grid)
 
 
@@ -298,10 +297,6 @@ def _draw(
     figure = sampler_curves(measured, model.metrics, floors)[0].figure
     figure.suptitle(model.name, fontsize=11)
     figure.savefig(path, dpi=150)
-
-
-def _or_dash(value: object, missing: str = "—") -> object:
-    return missing if value is None else value
 
 
 # --- what was asked --------------------------------------------------------------------------

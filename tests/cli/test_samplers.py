@@ -55,7 +55,7 @@ def test_the_list_names_every_sampler_and_its_properties(
     assert main(words) == 0
     table = capsys.readouterr().out
     assert all(f" {name} " in table for name in SAMPLERS)
-    header = ("name", "order", "NFE/step", "stochastic", "default grid", "most steps", "source")
+    header = ("name", "order", "NFE/step", "noise", "grid", "steps", "source")
     assert all(word in table for word in header)
 
 
@@ -70,7 +70,7 @@ def test_the_list_is_json_for_machines(
         "order": 2,
         "nfe_per_step": 2,
         "stochastic": False,
-        "grid": "Karras, 7",
+        "grid": "Karras 7",
         "most_steps": None,
         "couples_batch": False,
         "source": "Karras et al. 2022 (EDM)",
@@ -88,8 +88,8 @@ def test_a_heuristic_has_a_dash_for_an_order(
         "—",
         "1",
         "no",
-        "time, power 2",
-        "20",
+        "t^2",
+        "to 20",
         SAMPLERS["ddim"].source,
     ]
 
@@ -132,7 +132,9 @@ def test_a_comparison_answers_machines_in_json_alone(capsys: pytest.CaptureFixtu
     first, second = answer["rows"]
     assert (first["sampler"], first["steps"], first["evaluations"]) == ("ddim", 4, 4)
     assert first["scores"]["error"] > 0
-    assert second["scores"] == {} and second["note"] == "costs no fixed number of evaluations a step"
+    assert (
+        second["scores"] == {} and second["note"] == "costs no fixed number of evaluations a step"
+    )
 
 
 def test_the_same_command_measures_nothing_twice(
@@ -256,6 +258,7 @@ def test_a_signal_stops_the_process_with_code_130_and_rows_on_disk() -> None:
         (["--samplers", ""], "unknown sampler ''"),
         (["--model", "testbed:gmm4"], "unknown testbed 'gmm4': choose one of gmm3"),
         (["--model", "gdss-qm8"], "gdss-qm8: no such model; give an embedded model (gdss-qm9)"),
+        (["--model", ""], ": no such model; give an embedded model (gdss-qm9)"),
         (["--model", "no.pth"], "no.pth: no such checkpoint file"),
         (["--batch-size", "3"], "--batch-size 3: testbed:gmm3 is its own reference"),
         (["--reference", "r.csv"], "--reference r.csv: testbed:gmm3 is its own reference"),
