@@ -7,6 +7,7 @@ from structdiff.samplers.denoising_mcmc import DenoisingLangevinGibbs, effective
 from structdiff.samplers.dpm_singlestep import DPMSolverSinglestep
 from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
+from structdiff.samplers.evodiff import EVODiff
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
 from structdiff.samplers.heun import EDMSampler, Heun
@@ -37,6 +38,7 @@ __all__ = [
     "DPMSolverSinglestep",
     "DenoisingLangevinGibbs",
     "EDMSampler",
+    "EVODiff",
     "EulerMaruyama",
     "ExactNoisePosterior",
     "ExponentialIto",
