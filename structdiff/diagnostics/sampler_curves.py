@@ -46,8 +46,8 @@ def sampler_curves(
     floors
         What real data scores, per metric.
     highlight
-        Which samplers are coloured, or how many: those of the best mean rank over budgets and
-        metrics. At most seven.
+        Which samplers are coloured, or how many: the best of the first metric at every budget, then
+        those of the best mean rank over budgets and metrics. At most seven.
     axes
         One matplotlib Axes per metric; a new figure by default.
 
@@ -95,19 +95,24 @@ def _lines(found: Sequence[Measurement], metric: Metric) -> dict[str, Points]:
 
 
 def _best(found: Sequence[Measurement], metrics: Sequence[Metric], count: int) -> list[str]:
-    """The samplers of the best mean rank, over budgets and the metrics they have."""
+    """The first at every budget, then those of the best mean rank over all they have."""
     ranks: dict[str, list[float]] = {}
+    winners: dict[str, None] = {}
     for metric in metrics:
         sign = 1 if metric.better == "smaller" else -1
-        for nfe in {each.case.nfe for each in found}:
+        for nfe in sorted({each.case.nfe for each in found}):
             cell = [
                 (sign * each.scores[metric.name], each.case.sampler)
                 for each in found
                 if each.case.nfe == nfe and math.isfinite(each.scores.get(metric.name, math.nan))
             ]
-            for rank, (_, name) in enumerate(sorted(cell)):
+            ordered = sorted(cell)
+            if metric is metrics[0] and ordered:
+                winners[ordered[0][1]] = None
+            for rank, (_, name) in enumerate(ordered):
                 ranks.setdefault(name, []).append(rank / len(cell))
-    return sorted(ranks, key=lambda name: float(np.mean(ranks[name])))[:count]
+    by_rank = sorted(ranks, key=lambda name: float(np.mean(ranks[name])))
+    return list(dict.fromkeys([*winners, *by_rank]))[:count]
 
 
 def _draw(

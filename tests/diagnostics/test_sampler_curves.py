@@ -43,6 +43,12 @@ def test_the_best_are_named_in_order_and_the_others_grey() -> None:
     assert len({line.get_color() for line in panel.lines}) == 4 and len(panel.lines) == 9
 
 
+def test_the_best_at_one_budget_is_named_though_it_is_bad_at_another() -> None:
+    late = [measurement("late", 5, 1e3, 0.0), measurement("late", 50, 1e-3, 0.0)]
+    panel, _ = sampler_curves([*FOUND, *late], [GAP, SHARE], highlight=3)
+    assert legend(panel) == ["s0", "late", "s1", "others"]
+
+
 def test_a_greater_share_is_better_where_the_metric_says_so() -> None:
     found = [measurement("few", 5, 1.0, 0.2), measurement("most", 5, 1.0, 0.9)]
     assert legend(sampler_curves(found, [SHARE], highlight=1)[0])[0] == "most"
