@@ -26,6 +26,7 @@ from structdiff.objectives.interpolant import (
     InterpolantMatching,
     conditional_flow_matching,
 )
+from structdiff.objectives.noise_level import NoiseLevelCrossEntropy
 from structdiff.objectives.score_matching import DenoisingScoreMatching
 from structdiff.objectives.time_laws import (
     AnyTimeLaw,
@@ -76,6 +77,7 @@ __all__ = [
     "LogitNormal",
     "MinSNR",
     "MinibatchOT",
+    "NoiseLevelCrossEntropy",
     "Objective",
     "ProcessWeight",
     "Regularizer",

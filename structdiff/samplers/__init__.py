@@ -2,6 +2,7 @@
 
 from structdiff.samplers.adaptive import ProbabilityFlow, ReverseSDE
 from structdiff.samplers.base import LinearSampler, Run, Sampler, Schedule, SteppedSampler, Update
+from structdiff.samplers.boundary import BoundarySearch, search_boundary
 from structdiff.samplers.deis import DEIS, IPNDM
 from structdiff.samplers.denoising_mcmc import DenoisingLangevinGibbs, effective_sample_size
 from structdiff.samplers.dpm_singlestep import DPMSolverSinglestep
@@ -9,6 +10,7 @@ from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.evodiff import EVODiff
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
+from structdiff.samplers.grid_search import GridSearch, search_grid
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
 from structdiff.samplers.heun import EDMSampler, Heun
 from structdiff.samplers.interpolant import Flow, InterpolantSDE
@@ -34,6 +36,7 @@ __all__ = [
     "RDDM",
     "S4",
     "SAMPLERS",
+    "BoundarySearch",
     "DPMSolver",
     "DPMSolverSinglestep",
     "DenoisingLangevinGibbs",
@@ -45,6 +48,7 @@ __all__ = [
     "FixedTimes",
     "Flow",
     "Grid",
+    "GridSearch",
     "Heun",
     "InterpolantSDE",
     "Karras",
@@ -72,4 +76,6 @@ __all__ = [
     "get_sampler",
     "noise_levels",
     "register",
+    "search_boundary",
+    "search_grid",
 ]

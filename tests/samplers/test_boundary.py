@@ -161,6 +161,19 @@ def test_frozen_components_come_from_the_reference():
         assert float(result.scores[k]) == pytest.approx(float(expected), rel=1e-10)
 
 
+def test_frozen_components_are_read_as_values():
+    # The denoiser sees the logarithm of a positive component that it is conditioned on.
+    class Echo(BaseDenoiser):
+        def forward(self, x, t, condition=None):
+            return x.map(lambda v: x["a"].clone())
+
+    system = System({"x": VP(), "a": VE()}, {"a": Positive()}, clocks={"a": FrozenClock()})
+    values = torch.tensor([[2.0], [5.0]], dtype=torch.float64)
+    references = State({"x": values.log(), "a": values})
+    result = search_boundary(Heun(2), Echo(system), references, 1, source=0)
+    assert float(result.scores) < 1e-12
+
+
 def test_default_distance_is_per_existing_free_coordinate():
     like = GaussianGraph([4, 2]).like
     shifted = (like + {"x": 1.0, "adj": 3.0}).masked()
