@@ -29,7 +29,6 @@ from structdiff.diagnostics.field import Field, ProbeLaw, optional
 from structdiff.errors import StructDiffError
 from structdiff.noise import as_source
 from structdiff.processes.system import FrozenClock
-from structdiff.samplers.adaptive import _clock_rate
 from structdiff.samplers.base import Source
 from structdiff.samplers.grids import times_at
 from structdiff.spaces import Transformed
@@ -256,20 +255,13 @@ class _Flow:
         return t.clamp(self.t_min, system.t_max)
 
     def _rates(self, t: Tensor) -> dict[str, Tensor]:
-        """Speed of every component's rho in the variable: g^2 / (2 alpha sigma) in its own time."""
-        system = self.field.system
-        own, alpha, sigma = system.times(t), system.alpha(t), system.sigma(t)
-        speed = {
-            k: system.processes[k].diffusion_squared(own[k])
-            / (2 * alpha[k] * sigma[k])
-            * _clock_rate(system.clocks[k], t)
-            for k in self.field.names
-        }
+        """Speed of every component's rho in the variable."""
+        speed = self.field.noise_rates(t)
         if self.variable == "time":
             return speed
-        name = self.reference
-        variable_speed = speed[name] / torch.sqrt(1 + (sigma[name] / alpha[name]) ** 2)
-        return {k: v / variable_speed for k, v in speed.items()}
+        system, name = self.field.system, self.reference
+        rho = system.sigma(t)[name] / system.alpha(t)[name]
+        return {k: v / speed[name] * torch.sqrt(1 + rho**2) for k, v in speed.items()}
 
     def slope(self, point: Tensor, augmented: Tensor) -> Tensor:
         """Derivative of (v, log-density) in the variable of integration."""

@@ -28,6 +28,7 @@ from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import NoiseSource
 from structdiff.processes.system import System
+from structdiff.samplers.adaptive import _clock_rate
 from structdiff.samplers.grids import times_at
 from structdiff.state import State
 
@@ -38,6 +39,8 @@ Components: TypeAlias = "str | Sequence[str] | None"
 ProbeLaw: TypeAlias = Literal["rademacher", "gaussian"]
 """Distribution of the probe vectors; both have unit covariance."""
 
+ROWS = 16384
+"""At most this many objects in one call where points or directions share calls."""
 _RANDOM = (
     nn.modules.dropout._DropoutNd,
     nn.modules.batchnorm._BatchNorm,
@@ -217,6 +220,23 @@ class Field:
         """Noise scale per coordinate, (1 or B, D)."""
         return self.rows(self.system.sigma(t), like)
 
+    def clock_rates(self, t: Tensor) -> dict[str, Tensor]:
+        """Speed of every component's own time in shared time."""
+        return {k: _clock_rate(self.system.clocks[k], t) for k in self.names}
+
+    def noise_rates(self, t: Tensor) -> dict[str, Tensor]:
+        r"""Speed of every component's :math:`\rho = \sigma/\alpha` in shared time.
+
+        :math:`d\rho/dt = g^2 / (2 \alpha \sigma)` in the component's own time, times its clock's
+        rate: the flow of v = x / alpha is :math:`dv = \epsilon\, d\rho`.
+        """
+        system = self.system
+        own, alpha, sigma = system.times(t), system.alpha(t), system.sigma(t)
+        return {
+            k: system.processes[k].diffusion_squared(own[k]) / (2 * alpha[k] * sigma[k]) * rate
+            for k, rate in self.clock_rates(t).items()
+        }
+
     # --- the field ---------------------------------------------------------------------------
     @property
     def native(self) -> Reading:
@@ -282,7 +302,7 @@ class Field:
         b, d = points.shape[1:]
         if self.condition is not None:
             return torch.stack([self.read(reading, p, t) for p in points])
-        piece = max(1, 16384 // b)
+        piece = max(1, ROWS // b)
         values = [
             self.repeated(len(part)).read(reading, part.reshape(-1, d), t).reshape(-1, b, d)
             for part in points.split(piece)
@@ -330,12 +350,30 @@ class Linearisation:
             )
         return product * self.field.exists
 
-    def _forward(self, direction: Tensor) -> Tensor:
-        """G's Jacobian applied to (B, D)."""
+    def _forward(self, directions: Tensor) -> Tensor:
+        """G's Jacobian applied to (n, B, D), without the diagonal part.
+
+        The directions share calls over copies of the objects; with a condition, one call each.
+        """
+        point = self._point.detach()
+        n, b, d = directions.shape
+        if self.field.condition is not None:
+            return torch.stack([self._tangent(self.field, point, v, self.t) for v in directions])
+        tangents = []
+        for part in directions.split(max(1, ROWS // b)):
+            count = len(part)
+            field = self.field if count == 1 else self.field.repeated(count)
+            t = self.t.repeat(count) if isinstance(self.t, Tensor) and self.t.dim() else self.t
+            tangents.append(self._tangent(field, point.repeat(count, 1), part.reshape(-1, d), t))
+        return torch.cat(tangents).reshape(n, b, d)
+
+    @staticmethod
+    def _tangent(field: Field, point: Tensor, direction: Tensor, t: Tensor | float) -> Tensor:
+        """Derivative of G at points (N, D) along (N, D), in forward mode."""
         with torch.no_grad(), differentiable_attention(), forward_ad.dual_level():
-            dual = forward_ad.make_dual(self._point.detach(), direction * self.field.exists)
-            tangent = forward_ad.unpack_dual(self.field.output(dual, self.t)).tangent
-        return torch.zeros_like(direction) if tangent is None else tangent
+            dual = forward_ad.make_dual(point, direction * field.exists)
+            tangent = forward_ad.unpack_dual(field.output(dual, t)).tangent
+            return torch.zeros_like(direction) if tangent is None else tangent.clone()
 
     def vjp(self, directions: Tensor) -> Tensor:
         """J^T v for (n, B, D)."""
@@ -343,12 +381,11 @@ class Linearisation:
 
     def jvp(self, directions: Tensor) -> Tensor:
         """J v for (n, B, D)."""
-        native = torch.stack([self._forward(v) for v in directions])
-        return self.on_output * native + self.on_x * directions
+        return self.on_output * self._forward(directions) + self.on_x * directions
 
     def skew(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """(J - J^T) v and J v for (n, B, D); the diagonal part is left out of the difference."""
-        forward = self.on_output * torch.stack([self._forward(v) for v in directions])
+        forward = self.on_output * self._forward(directions)
         back = self._transposed(directions * self.on_output)
         return forward - back, forward + self.on_x * directions
 

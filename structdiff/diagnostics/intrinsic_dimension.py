@@ -1,0 +1,480 @@
+r"""How many dimensions the data has around a point, read off a score.
+
+Noise of scale :math:`\rho` leaves a density :math:`p_\rho` that thins out along the normals of the
+data's surface only, so that, for data of dimension k among D coordinates,
+
+.. math:: k = D + \frac{\partial \ln p_\rho(x)}{\partial \ln \rho}
+            = D + \rho^2\,(\nabla\!\cdot s + |s|^2)
+            = \mathrm{tr}\,\frac{\partial \hat x_0}{\partial v} + |\hat\epsilon|^2,
+          \qquad v = x_t/\alpha
+
+(FLIPD; the last form has no cancellation at small noise). Its first term alone is the effective
+rank of the denoiser. Two spectra say the same: scores around a point span the normal directions
+(:func:`normal_bundle`), and the flow shrinks these like :math:`\rho` while tangents saturate
+(:func:`flow_spectrum`).
+
+Sources: Kamkari et al. 2024 (FLIPD), Stanczuk et al. 2024 (normal bundle), Horvat and Pfister 2024
+(flow Jacobian).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from structdiff.denoisers import BaseDenoiser
+from structdiff.diagnostics.field import Components, Field, levels, mean_and_error, optional
+from structdiff.errors import StructDiffError
+from structdiff.noise import as_source
+from structdiff.samplers.base import Source
+from structdiff.samplers.grids import times_at
+from structdiff.state import State
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def _levels_of(denoiser: BaseDenoiser, rho: Sequence[float], components: Components) -> list[float]:
+    """Shared times at which the first component has the noise levels rho = sigma / alpha."""
+    if not len(rho) or not min(rho) > 0:
+        raise StructDiffError(f"noise levels must be positive, got {list(rho)}")
+    return levels(denoiser.system, [-math.log(r) for r in rho], components)[1]
+
+
+def _noise_levels(
+    denoiser: BaseDenoiser, given: Sequence[float] | None, components: Components
+) -> list[float]:
+    """The given levels, or nine from 1 down to 0.01 as far as the process reaches."""
+    if given is not None:
+        return [float(r) for r in given]
+    grid = torch.logspace(0, -2, 9, dtype=torch.float64).tolist()
+    system, within = denoiser.system, []
+    for rho in grid:
+        try:
+            levels(system, [-math.log(rho)], components)
+        except StructDiffError:
+            continue
+        within.append(rho)
+    if not within:
+        raise StructDiffError("the process reaches no noise level from 1 to 0.01: give levels")
+    return within
+
+
+@dataclass(frozen=True)
+class IntrinsicDimension:
+    """Estimates of the dimension per noise level and point."""
+
+    rho: Tensor
+    r"""Noise levels :math:`\\sigma/\\alpha` of the first component, decreasing, (L,)."""
+    dimension: Tensor
+    """Estimate per level and point, (L, B)."""
+    size: Tensor
+    """Free coordinates of every object, (B,): no dimension can be larger."""
+
+    @property
+    def n(self) -> int:
+        """Points."""
+        return self.dimension.shape[1]
+
+    @property
+    def value(self) -> Tensor:
+        """Global estimate per level: the mean over points, (L,)."""
+        return self.dimension.mean(1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Standard error of ``value``, (L,); NaN for a single point."""
+        return self.dimension.std(1) / math.sqrt(self.n)
+
+    def plateau(self, width: int = 3) -> tuple[Tensor, Tensor]:
+        """Per point, the mean over the ``width`` neighbouring levels that vary least.
+
+        Returns
+        -------
+        tuple of Tensor
+            The dimension (B,) and the noise level in the middle of the plateau (B,).
+
+        Raises
+        ------
+        StructDiffError
+            If there are fewer levels than ``width``.
+        """
+        if not 1 <= width <= len(self.rho):
+            raise StructDiffError(
+                f"a plateau over {width} levels needs at least as many, there are {len(self.rho)}"
+            )
+        windows = self.dimension.unfold(0, width, 1)  # (L - width + 1, B, width)
+        best = (windows.amax(2) - windows.amin(2)).argmin(0)
+        points = torch.arange(self.n, device=best.device)
+        middle = self.rho.unfold(0, width, 1).log().mean(1).exp()
+        return windows.mean(2)[best, points], middle.to(best.device)[best]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Estimates against the noise level, with the plateau."""
+        from structdiff.diagnostics import plots
+
+        return plots.intrinsic_dimension(self, ax)
+
+
+def flipd(
+    denoiser: BaseDenoiser,
+    x0: State | Tensor,
+    rho: Sequence[float] | None = None,
+    *,
+    components: Components = None,
+    condition: Any = None,
+    probes: int | None = None,
+    source: Source = None,
+) -> IntrinsicDimension:
+    """Local intrinsic dimension by the Fokker-Planck equation (FLIPD), per point and level.
+
+    Parameters
+    ----------
+    denoiser
+        Any denoiser, over any system.
+    x0
+        Data, as values, components (B, ...).
+    rho
+        Noise levels sigma / alpha of the first chosen component; None is nine from 1 to 0.01.
+    components
+        The components whose dimension is asked for, the others held at the data; None is all that
+        move, jointly (levels of the others follow the shared time).
+    condition
+        Passed to the denoiser.
+    probes
+        Probes of Hutchinson's trace; None is exact, one backward pass per coordinate.
+    source
+        Randomness of the probes.
+
+    Raises
+    ------
+    StructDiffError
+        If a level is out of reach.
+    """
+    return _traces(denoiser, x0, rho, components, condition, probes, source, with_noise=True)
+
+
+def effective_rank(
+    denoiser: BaseDenoiser,
+    x0: State | Tensor,
+    rho: Sequence[float] | None = None,
+    *,
+    components: Components = None,
+    condition: Any = None,
+    probes: int | None = None,
+    source: Source = None,
+) -> IntrinsicDimension:
+    r"""Trace of the denoiser's Jacobian :math:`\partial\hat x_0/\partial v`; as :func:`flipd`.
+
+    The directions that it lets through: FLIPD without :math:`|\hat\epsilon|^2`, which vanishes on
+    the data as the noise does.
+    """
+    return _traces(denoiser, x0, rho, components, condition, probes, source, with_noise=False)
+
+
+def _traces(
+    denoiser: BaseDenoiser,
+    x0: State | Tensor,
+    rho: Sequence[float] | None,
+    components: Components,
+    condition: Any,
+    probes: int | None,
+    source: Source,
+    *,
+    with_noise: bool,
+) -> IntrinsicDimension:
+    drawn, system = as_source(source), denoiser.system
+    grid = _noise_levels(denoiser, rho, components)
+    data = system.encode(system.check(x0)).masked()
+    field = Field(denoiser, data, components, condition)
+    directions = None if probes is None else field.probes(probes, drawn)
+    rows = []
+    for t in _levels_of(denoiser, grid, components):
+        scaled = _scaled_by_alpha(system.alpha(t), data, system.moving)
+        here = Field(denoiser, scaled, components, condition)
+        x = here.flatten(scaled)
+        local = here.linearise("data", x, t)
+        estimate = local.divergence(directions, here.alpha(t, x))
+        if with_noise:
+            on_data, on_x = _noise_from_data(here, t, x)
+            noise = on_data * local.value + on_x * x
+            estimate = estimate + noise.square().sum(1)
+        rows.append(estimate)
+    return IntrinsicDimension(
+        torch.tensor(grid, dtype=torch.float64), torch.stack(rows), field.size
+    )
+
+
+def _scaled_by_alpha(alpha: dict[str, Tensor], data: State, moving: Sequence[str]) -> State:
+    """The data where the forward process takes it on average."""
+    return State._trusted(
+        {k: v * alpha[k].to(v) if k in moving else v for k, v in data.items()}, data.masks
+    )
+
+
+def _noise_from_data(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of noise = first * data + second * x."""
+    a, s = field.alpha(t, x), field.sigma(t, x)
+    return -a / s, field.exists / s
+
+
+# --- spectra -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NormalBundle:
+    """Dimensions from the spectrum of scores around every point."""
+
+    rho: float
+    singular_values: Tensor
+    r"""In units of noise, :math:`\\sigma\\,sv/\\sqrt K`, decreasing: near 1 for a normal direction,
+    near 0 for a tangent one; (B, min(K, D))."""
+    dimension: Tensor
+    """Free coordinates minus the number of large singular values, (B,)."""
+
+    @property
+    def n(self) -> int:
+        """Points."""
+        return len(self.dimension)
+
+    @property
+    def value(self) -> float:
+        """Global estimate: the mean over points."""
+        return mean_and_error(self.dimension.double())[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``value``."""
+        return mean_and_error(self.dimension.double())[1]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The spectra, with the gap."""
+        from structdiff.diagnostics import plots
+
+        return plots.normal_bundle(self, ax)
+
+
+def normal_bundle(
+    denoiser: BaseDenoiser,
+    x0: State | Tensor,
+    rho: float = 0.01,
+    *,
+    components: Components = None,
+    condition: Any = None,
+    samples: int | None = None,
+    source: Source = None,
+) -> NormalBundle:
+    """Dimension by the singular values of scores at noised copies of every point.
+
+    Parameters
+    ----------
+    denoiser, x0, components, condition, source
+        As for :func:`flipd`.
+    rho
+        Noise level; small against the curvature of the data.
+    samples
+        Noised copies per point, K; None is max(100, 4 D).
+
+    Raises
+    ------
+    StructDiffError
+        If the level is out of reach, or there are fewer copies than two.
+    """
+    drawn, system = as_source(source), denoiser.system
+    (t,) = _levels_of(denoiser, [rho], components)
+    data = system.encode(system.check(x0)).masked()
+    scaled = _scaled_by_alpha(system.alpha(t), data, system.moving)
+    field = Field(denoiser, scaled, components, condition)
+    count = max(100, 4 * field.dimension) if samples is None else samples
+    if count < 2:
+        raise StructDiffError(f"a spectrum needs at least two samples, got {samples}")
+    centre = field.flatten(scaled)
+    noise = field.probes(count, drawn, "gaussian")  # (K, B, D)
+    with torch.no_grad():
+        predicted = field.at_many(centre + field.sigma(t, centre) * noise, t, "noise")
+    spectrum = torch.linalg.svdvals(predicted.permute(1, 0, 2)) / math.sqrt(count)
+    return NormalBundle(rho, spectrum, field.size - _large(spectrum, field.size))
+
+
+def _large(spectrum: Tensor, size: Tensor) -> Tensor:
+    """Singular values before the largest gap of their logarithms, (B,).
+
+    Only values of coordinates that exist are compared: the others are exactly 0.
+    """
+    logs = spectrum.clamp(min=1e-30).log()
+    gaps = logs[:, :-1] - logs[:, 1:]
+    ranks = torch.arange(1, spectrum.shape[1], device=spectrum.device)
+    inside = ranks < size[:, None]
+    return torch.where(inside, gaps, -torch.inf).argmax(1) + 1
+
+
+@dataclass(frozen=True)
+class FlowSpectrum:
+    """Singular values of the probability flow's Jacobian on the way to the data."""
+
+    rho: Tensor
+    """Noise levels, decreasing, (L,)."""
+    singular_values: Tensor
+    """Decreasing, per level and point, (L, B, D)."""
+    slopes: Tensor
+    """d ln(singular value) / d ln(rho) over the last decade of rho, (B, D): 0 along the data, 1
+    across."""
+    dimension: Tensor
+    """Number of slopes below 1/2, (B,)."""
+    nfe: int
+    """Network evaluations."""
+
+    @property
+    def n(self) -> int:
+        """Points."""
+        return len(self.dimension)
+
+    @property
+    def value(self) -> float:
+        """Global estimate: the mean over points."""
+        return mean_and_error(self.dimension.double())[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``value``."""
+        return mean_and_error(self.dimension.double())[1]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Singular values against the noise level, with their slopes."""
+        from structdiff.diagnostics import plots
+
+        return plots.flow_spectrum(self, ax)
+
+
+def flow_spectrum(
+    denoiser: BaseDenoiser,
+    start: State | Tensor,
+    rho: Sequence[float] | None = None,
+    *,
+    components: Components = None,
+    condition: Any = None,
+    columns: int | None = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    source: Source = None,
+) -> FlowSpectrum:
+    r"""Integrate the probability flow and its Jacobian from a noisy state towards the data.
+
+    In v = x / alpha the Jacobian :math:`Y = dv/dv_T` follows
+    :math:`dY/d\rho = (\partial\epsilon/\partial v)\,Y`; tangents of the data saturate, normals
+    shrink like rho. The solver is torchdiffeq's dopri5, over the logarithm of rho, in float64.
+
+    Parameters
+    ----------
+    denoiser
+        Any denoiser, over any system.
+    start
+        Noisy states at the first level, in the coordinates that the processes run on, (B, ...).
+    rho
+        Decreasing noise levels of the first chosen component, at least one decade; None is 25 from
+        3 to 0.01.
+    components
+        The components that flow, the others held; None is all that move.
+    condition
+        Passed to the denoiser.
+    columns
+        Follow this many random orthonormal directions instead of all: the spectrum is then that of
+        a random block, which shows k saturating values as long as it is wider than k. None is all
+        up to 64 coordinates, 64 beyond.
+    rtol, atol
+        Tolerances.
+    source
+        Randomness of the block.
+
+    Raises
+    ------
+    StructDiffError
+        If a level is out of reach, the levels do not decrease over a decade, or torchdiffeq is
+        missing.
+    """
+    grid = (
+        torch.logspace(math.log10(3), -2, 25).tolist() if rho is None else [float(r) for r in rho]
+    )
+    if len(grid) < 3 or sorted(grid, reverse=True) != grid or grid[0] < 10 * grid[-1] * (1 - 1e-9):
+        raise StructDiffError("noise levels must decrease over at least one decade, three or more")
+    times = _levels_of(denoiser, grid, components)
+    odeint = optional("torchdiffeq", "torchdiffeq", "dynamics").odeint
+    field = Field(denoiser, start, components, condition)
+    width = min(field.dimension, 64) if columns is None else columns
+    block = _block(field, width, source)
+    flow = _Flow(field, width)
+    v = field.flatten(field.like).double()
+    v = v / field.alpha(times[0], v)
+    points = -torch.stack([field.half_log_snr(t) for t in times]).to(v)
+    solution = odeint(
+        flow.slope,
+        torch.cat([v[:, :, None], block], dim=2).flatten(1),
+        points,
+        rtol=rtol,
+        atol=atol,
+        method="dopri5",
+        options={"step_t": points[-1:]},
+    )
+    matrices = solution.reshape(len(grid), len(v), field.dimension, width + 1)[..., 1:]
+    spectrum = torch.linalg.svdvals(matrices)
+    slopes = _last_decade(torch.tensor(grid, dtype=torch.float64).to(v), spectrum)
+    rank = torch.arange(spectrum.shape[2], device=v.device) < field.size[:, None]
+    dimension = ((slopes < 0.5) & rank).sum(1)
+    return FlowSpectrum(
+        torch.tensor(grid, dtype=torch.float64), spectrum, slopes, dimension, flow.nfe
+    )
+
+
+def _block(field: Field, width: int, source: Source) -> Tensor:
+    """The identity, or random orthonormal columns, on existing coordinates: (B, D, width)."""
+    b, d = field.exists.shape
+    if width >= d:
+        return (
+            torch.eye(d, dtype=torch.float64, device=field.exists.device).expand(b, d, d)
+            * (field.exists[:, :, None])
+        )
+    if width < 1:
+        raise StructDiffError(f"columns must be positive, got {width}")
+    gaussian = field.probes(width, as_source(source), "gaussian").double()
+    q, _ = torch.linalg.qr(gaussian.permute(1, 2, 0))
+    return q * field.exists[:, :, None]
+
+
+def _last_decade(rho: Tensor, spectrum: Tensor) -> Tensor:
+    """Least-squares slopes of ln sv against ln rho over the last decade, (B, columns)."""
+    last = rho <= 10 * rho[-1] * (1 + 1e-9)
+    x = rho[last].log()
+    y = spectrum[last].clamp(min=1e-30).log()
+    gap = x - x.mean()
+    return torch.einsum("l,lbd->bd", gap, y - y.mean(0)) / gap.square().sum()
+
+
+class _Flow:
+    """The flow of (v, Y) over ln rho of the reference component."""
+
+    def __init__(self, field: Field, columns: int) -> None:
+        self.field, self.columns = field, columns
+        self.nfe = 0
+
+    def _rates(self, t: Tensor) -> dict[str, Tensor]:
+        """D rho_k / d ln rho of the reference."""
+        speed, first = self.field.noise_rates(t), self.field.names[0]
+        rho = self.field.system.sigma(t)[first] / self.field.system.alpha(t)[first]
+        return {k: v / speed[first] * rho for k, v in speed.items()}
+
+    def slope(self, log_rho: Tensor, flat: Tensor) -> Tensor:
+        """Derivative of (v, Y), flat (B, D (1 + columns))."""
+        field = self.field
+        system = field.system
+        t = times_at(system, field.names[0], -log_rho.double())
+        t = t.clamp(system.t_min, system.t_max)
+        self.nfe += 1
+        both = flat.reshape(len(flat), field.dimension, self.columns + 1)
+        v, y = both[..., 0], both[..., 1:]
+        alpha, rate = field.alpha(t, v), field.rows(self._rates(t), v)
+        local = field.linearise("noise", alpha * v, t)
+        moved = (rate[:, :, None] * local.matrix()) @ (alpha[:, :, None] * y)
+        return torch.cat([(rate * local.value)[:, :, None], moved], dim=2).flatten(1)
