@@ -15,6 +15,7 @@ from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, U
 from structdiff.samplers.heun import EDMSampler, Heun
 from structdiff.samplers.interpolant import Flow, InterpolantSDE
 from structdiff.samplers.langevin import PredictorCorrector
+from structdiff.samplers.lml import LML
 from structdiff.samplers.noise_levels import (
     ExactNoisePosterior,
     NoiseClassifier,
@@ -33,6 +34,7 @@ __all__ = [
     "DDPM",
     "DEIS",
     "IPNDM",
+    "LML",
     "RDDM",
     "S4",
     "SAMPLERS",
