@@ -244,33 +244,48 @@ class _Drift:
     """B - epsilon s at one grid time, from one evaluation.
 
     Of a Gaussian process the velocity follows from the score, :math:`f x - g^2 s/2`; where a
-    network predicts data and noise apart both are read; a flow knows both.
+    network predicts data and noise apart both are used; a flow knows both fields.
     """
 
     def __init__(self, run: Run, t: float, strengths: Mapping[str, float]) -> None:
         self.run, self.t, self.strengths = run, t, dict(strengths)
-        self.flow = isinstance(run.system, InterpolantSystem)
-        self._on_x: dict[str, float] = {}
-        self._on_score: dict[str, float] = {}
-        if self.flow:
+        self.read = self._score
+        self.factors: dict[str, tuple[float, float]] = {}
+        if isinstance(run.system, InterpolantSystem):
+            self.read = self._flow
             return
         own = run.system.times(t)
+        # A wrapper that only gives data counts as consistent.
+        consistent = getattr(run.denoiser, "consistent", True)
+        self.read = self._score if consistent else self._pair
         for name, e in self.strengths.items():
             process, time = run.system.processes[name], own[name]
-            self._on_x[name] = float(process.drift(time))
-            self._on_score[name] = -float(process.diffusion_squared(time)) / 2 - e
+            if consistent:
+                first, second = process.drift(time), -process.diffusion_squared(time) / 2 - e
+            else:
+                first = process.alpha_derivative(time)
+                second = process.sigma_derivative(time) + e / process.sigma(time)
+            self.factors[name] = (float(first), float(second))
 
     def __call__(self, x: State) -> State:
-        run = self.run
-        if self.flow:
-            run.nfe += 1
-            against = {k: -e for k, e in self.strengths.items()}
-            return run.inside(run.denoiser.drift(x, self.t, against, run.condition))  # type: ignore[operator]
-        score = run.evaluate("score", x, self.t)
-        moved = {
-            k: (x[k] * on_x).add_(score[k], alpha=self._on_score[k])
-            for k, on_x in self._on_x.items()
-        }
+        return self.read(x)
+
+    def _flow(self, x: State) -> State:
+        against = {k: -e for k, e in self.strengths.items()}
+        self.run.nfe += 1
+        drift = self.run.denoiser.drift(x, self.t, against, self.run.condition)  # type: ignore[operator]
+        return self.run.inside(drift)
+
+    def _score(self, x: State) -> State:
+        return self._combined(x, x, self.run.evaluate("score", x, self.t))
+
+    def _pair(self, x: State) -> State:
+        self.run.nfe += 1
+        data, noise = self.run.denoiser.pair(x, self.t, self.run.condition)
+        return self._combined(x, self.run.inside(data), self.run.inside(noise))
+
+    def _combined(self, x: State, first: State, second: State) -> State:
+        moved = {k: (first[k] * a).add_(second[k], alpha=b) for k, (a, b) in self.factors.items()}
         return State._trusted({**x, **moved}, x.masks)
 
 

@@ -131,16 +131,17 @@ class _MixtureFlow(BaseFlow):
         total = total + torch.diag_embed(gamma**2)[:, None]
         factor = torch.linalg.cholesky(total)
         gap = joint[:, None] - d[:, None] * m0 - c[:, None] * m1  # (B, P, D)
-        solved = torch.cholesky_solve(gap[..., None], factor.expand(len(joint), *factor.shape[1:]))
+        unit = torch.eye(joint.shape[1]).to(joint).expand_as(factor)
+        solved = _each(torch.cholesky_solve(unit, factor), gap)  # (B, P, D)
         logits = (
             (first.weights[i] * second.weights[j]).to(joint).log()
-            - (gap * solved[..., 0]).sum(-1) / 2
+            - (gap * solved).sum(-1) / 2
             - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         )
         share = torch.softmax(logits, dim=1)[..., None]
-        x0 = (share * (m0 + (with_x0 @ solved)[..., 0])).sum(1)
-        x1 = (share * (m1 + (with_x1 @ solved)[..., 0])).sum(1)
-        z = gamma * (share * solved[..., 0]).sum(1)
+        x0 = (share * (m0 + _each(with_x0, solved))).sum(1)
+        x1 = (share * (m1 + _each(with_x1, solved))).sum(1)
+        z = gamma * (share * solved).sum(1)
         constant = joint.shape[1] / 2 * math.log(2 * math.pi)
         return x0, x1, z, torch.logsumexp(logits, 1) - constant
 
@@ -159,6 +160,13 @@ class _MixtureFlow(BaseFlow):
     def log_density(self, x: State | Tensor, t: Time) -> Tensor:
         """Log density of the interpolant, (B,)."""
         return self._expectations(as_state(x), t)[3]
+
+
+def _each(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Matrices (1 or B, P, D, D) on vectors (B, P, D); shared ones in one product per pair."""
+    if len(matrices) == 1:
+        return torch.einsum("pij,bpj->bpi", matrices[0], vectors)
+    return torch.einsum("bpij,bpj->bpi", matrices, vectors)
 
 
 def bridge_covariance(data_std: float, base_std: float, epsilon: float) -> float:
