@@ -237,10 +237,7 @@ FIRST_ORDER = {
     "dpm++1": lambda n, g: DPMSolver(n, g, order=1),
     "ddpm eta=0": lambda n, g: DDPM(n, g, eta=0.0),
     "exponential-ito eta=0": lambda n, g: ExponentialIto(n, g, eta=0.0),
-} | {
-    name: lambda n, g, name=name: get_sampler(name, n, grid=g)
-    for name in ("rhork-euler",)
-    if name in SAMPLERS
+    "rhork-euler": lambda n, g: get_sampler("rhork-euler", n, grid=g),
 }
 
 
