@@ -150,6 +150,28 @@ def test_a_component_that_waits_starts_anew_with_a_ddim_step():
     assert sampler.nfe <= 10
 
 
+def test_a_component_that_rests_on_its_way_starts_anew():
+    def rests(t):
+        return torch.where(t > 2 / 3, 1.5 * t - 0.5, torch.where(t > 1 / 3, 0.5, 1.5 * t))
+
+    system = System(SYSTEM, clocks={"a": rests})
+    denoiser = Recorded(CorrelatedGaussian().denoiser(system))
+    grid = torch.linspace(1, 0.01, 13, dtype=torch.float64)
+    states, outputs = [system.prior(LIKE, 0)], []
+    for state in EVODiff(12, grid, denoise=False).trajectory(denoiser, states[0]):
+        states.append(state)
+        outputs.append(denoiser.latest["a"])
+    still = [i for i in range(12) if states[i + 1]["a"] is states[i]["a"]]
+    assert len(still) >= 3
+    i = still[-1] + 1
+    t, u = grid[i], grid[i + 1]
+    ratio = system.sigma(u)["a"] / system.sigma(t)["a"]
+    # The prediction at the probe of the step before, the last time that a stood still.
+    data = outputs[i - 1]
+    ddim = ratio * (states[i]["a"] - system.alpha(t)["a"] * data) + system.alpha(u)["a"] * data
+    assert float((states[i + 1]["a"] - ddim).abs().max()) < 1e-12
+
+
 def test_every_component_is_balanced_by_its_own_projections():
     # Without correlation between the components the joint run is the two runs side by side.
     mean, spread = torch.tensor([0.4, -1.0]), torch.diag(torch.tensor([0.3, 0.5]))
