@@ -190,9 +190,10 @@ def test_every_component_is_balanced_by_its_own_projections():
 def test_objects_without_entries_stay_zero():
     system = System({"x": VP(), "adj": VE(0.05, 5.0)}, GaussianGraph.spaces())
     testbed = GaussianGraph([3, 0, 1])
-    y = EVODiff(10)(testbed.denoiser(system), system.prior(testbed.like, 0))
-    assert all(bool(v.isfinite().all()) for v in y.values())
-    assert float(y["x"][1].abs().max()) == float(y["adj"][1:].abs().max()) == 0.0
+    start = system.prior(testbed.like, 0)
+    for y in EVODiff(10).trajectory(testbed.denoiser(system), start):
+        assert all(bool(v.isfinite().all()) for v in y.values())
+        assert float(y["x"][1].abs().max()) == float(y["adj"][1:].abs().max()) == 0.0
 
 
 def test_a_frozen_component_takes_no_part():
