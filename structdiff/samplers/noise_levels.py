@@ -266,6 +266,10 @@ class ScoreNoisePosterior:
         return weights
 
     def log_probabilities(self, v: State, condition: Any = None) -> Tensor:
+        if torch.is_inference_mode_enabled():  # whose tensors know no gradient: take copies
+            with torch.inference_mode(False), torch.no_grad():
+                masks = {k: m.clone() for k, m in v.masks.items()}
+                return self.log_probabilities(v.map(Tensor.clone).with_masks(masks), condition)
         slopes: dict[str, list[Tensor]] = {k: [] for k in self._weights}
         for t in self.times[self._nodes]:
             for k, slope in self._slopes(v, t, condition).items():

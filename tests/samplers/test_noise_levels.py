@@ -152,6 +152,20 @@ def test_posterior_runs_in_single_precision():
     assert got.dtype == torch.float32 and bool(got.isfinite().all())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_whatever_the_mode(mode):
+    system = System({"x": VP(beta_max=4.0), "adj": VE(0.05, 5.0)}, GaussianGraph.spaces())
+    testbed = GaussianGraph([3, 2])
+
+    def ask():
+        posterior = ScoreNoisePosterior(testbed.denoiser(system), 40, nodes=4, source=3)
+        return posterior.log_probabilities(system.noise(testbed.like, 0))
+
+    with mode():
+        inside = ask()
+    assert torch.equal(inside, ask()) and not inside.requires_grad
+
+
 class Logits(nn.Module):
     def __init__(self, levels):
         super().__init__()
