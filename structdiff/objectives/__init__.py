@@ -26,7 +26,9 @@ from structdiff.objectives.interpolant import (
     InterpolantMatching,
     conditional_flow_matching,
 )
+from structdiff.objectives.multiplicative import MultiplicativeScoreMatching, hyvarinen_score
 from structdiff.objectives.noise_level import NoiseLevelCrossEntropy
+from structdiff.objectives.residual import ResidualMatching
 from structdiff.objectives.score_matching import DenoisingScoreMatching
 from structdiff.objectives.time_laws import (
     AnyTimeLaw,
@@ -77,10 +79,12 @@ __all__ = [
     "LogitNormal",
     "MinSNR",
     "MinibatchOT",
+    "MultiplicativeScoreMatching",
     "NoiseLevelCrossEntropy",
     "Objective",
     "ProcessWeight",
     "Regularizer",
+    "ResidualMatching",
     "ScoreFokkerPlanck",
     "Sigmoid",
     "Simple",
@@ -96,6 +100,7 @@ __all__ = [
     "curl_square",
     "draw_times",
     "fokker_planck_residual",
+    "hyvarinen_score",
     "independent",
     "law_under",
     "low_discrepancy",

@@ -10,6 +10,7 @@ from structdiff.samplers.dpm_solver import DPMSolver, SDEDPMSolver
 from structdiff.samplers.euler import EulerMaruyama, ReverseDiffusion
 from structdiff.samplers.evodiff import EVODiff
 from structdiff.samplers.exponential import DDIM, DDPM, ExponentialIto
+from structdiff.samplers.geometric import AmbientReverseGBM, ReverseGBM
 from structdiff.samplers.grid_search import GridSearch, search_grid
 from structdiff.samplers.grids import FixedTimes, Grid, Karras, UniformLogSNR, UniformTime
 from structdiff.samplers.heun import EDMSampler, Heun
@@ -38,6 +39,7 @@ __all__ = [
     "RDDM",
     "S4",
     "SAMPLERS",
+    "AmbientReverseGBM",
     "BoundarySearch",
     "DPMSolver",
     "DPMSolverSinglestep",
@@ -60,6 +62,7 @@ __all__ = [
     "PredictorCorrector",
     "ProbabilityFlow",
     "ReverseDiffusion",
+    "ReverseGBM",
     "ReverseSDE",
     "Run",
     "RungeKutta",
