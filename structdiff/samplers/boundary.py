@@ -211,7 +211,7 @@ def _started(system: System, starts: State, candidate: Tensor, like: State) -> S
     """Everything but frozen components from the candidates; those and the masks of ``like``."""
     new = dict(like)
     for name, value in starts.items():
-        drawn = value[candidate].to(like[name])
+        drawn = value.to(like[name])[candidate]
         new[name] = system.spaces[name].project(drawn, like.masks.get(name))
     return State(new, like.masks)
 
