@@ -1,5 +1,6 @@
 """Interpolants, one-sided flows and flow denoisers: processes card, sections 2.4, 2.5, 8, 10."""
 
+import json
 import math
 
 import pytest
@@ -24,6 +25,7 @@ from structdiff.processes.paths import (
     SinSquared,
     Trigonometric,
 )
+from structdiff.processes.serial import process_from_dict, process_to_dict
 from structdiff.samplers import get_sampler
 from structdiff.spaces import Positive
 from structdiff.state import State
@@ -129,6 +131,17 @@ def test_drift_and_diffusion_of_a_flow_are_what_its_scales_imply(process):
 def test_time_at_inverts_the_log_snr_of_a_flow(process):
     t = times()
     assert torch.allclose(process.time_at(process.half_log_snr(t)), t, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("process", [*INTERPOLANTS, *FLOWS], ids=repr)
+def test_a_process_comes_back_from_json(process):
+    assert process_from_dict(json.loads(json.dumps(process_to_dict(process)))) == process
+
+
+def test_an_unknown_part_of_an_interpolant_is_named():
+    written = process_to_dict(Interpolant()) | {"gamma": {"type": "Gaussian"}}
+    with pytest.raises(StructDiffError, match=r"unknown process 'Gaussian'.*Brownian"):
+        process_from_dict(written)
 
 
 def test_lipmans_flow_without_noise_at_the_data_is_the_straight_line():

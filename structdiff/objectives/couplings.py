@@ -78,7 +78,7 @@ class TransportCoupling(ABC):
         """
         names, data, base, exists = self._flat(x0, noise)
         index = torch.arange(x0.batch_size, device=x0.device)
-        for group in _alike(exists):
+        for group in (g for g in _alike(exists) if len(g) > 1):
             chosen = self._pair(data[group], base[group], source)
             index[group] = group[chosen.to(group.device)]
         paired = {k: v[index] if k in names else v for k, v in noise.items()}

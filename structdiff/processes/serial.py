@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from structdiff.errors import StructDiffError
+from structdiff.processes import paths
 from structdiff.processes.discrete import DiscreteVP
+from structdiff.processes.flow_matching import LipmanFlow, TrigonometricFlow, UnitVarianceFlow
 from structdiff.processes.gaussian import (
     EDM,
     VE,
@@ -18,6 +20,7 @@ from structdiff.processes.gaussian import (
     SubVP,
 )
 from structdiff.processes.geometric import GeometricBrownian
+from structdiff.processes.interpolant import Interpolant
 from structdiff.processes.ornstein_uhlenbeck import OrnsteinUhlenbeck
 from structdiff.processes.residual import Residual
 
@@ -26,13 +29,32 @@ _KINDS: dict[str, type[GaussianProcess]] = {
     for kind in (
         *(VP, SubVP, VE, Cosine, EDM, RectifiedFlow, DiscreteVP),
         *(Residual, GeometricBrownian, OrnsteinUhlenbeck),
+        *(Interpolant, TrigonometricFlow, LipmanFlow, UnitVarianceFlow),
+    )
+}
+# What an interpolant is made of, beside the processes themselves.
+_PARTS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        *(paths.Linear, paths.Trigonometric, paths.EncodingDecoding, paths.Mirror, paths.OneSided),
+        *(paths.NoNoise, paths.Constant, paths.Brownian, paths.BSquared, paths.SinSquared),
+        *(paths.Sigmoid, paths.ProcessNoise),
     )
 }
 
 
 def process_to_dict(process: GaussianProcess) -> dict[str, Any]:
     """``{"type": class name, **parameters}``."""
-    return {"type": type(process).__name__, **asdict(process)}  # type: ignore[call-overload]
+    return _written(process)
+
+
+def _written(part: Any) -> dict[str, Any]:
+    """A dataclass with its type's name, and so the dataclasses inside it."""
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {
+        "type": type(part).__name__,
+        **{k: _written(v) if is_dataclass(v) else v for k, v in values.items()},
+    }
 
 
 def process_from_dict(values: Mapping[str, Any]) -> GaussianProcess:
@@ -43,11 +65,18 @@ def process_from_dict(values: Mapping[str, Any]) -> GaussianProcess:
     StructDiffError
         If the type is unknown or a parameter does not exist; the message says which.
     """
-    parameters = dict(values)
-    kind = _KINDS.get(parameters.pop("type", ""))
+    return _read(values, _KINDS)
+
+
+def _read(values: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+    parameters = {
+        k: _read(v, {**_KINDS, **_PARTS}) if isinstance(v, Mapping) and "type" in v else v
+        for k, v in values.items()
+    }
+    kind = kinds.get(parameters.pop("type", ""))
     if kind is None:
         raise StructDiffError(
-            f"unknown process {values.get('type')!r}: choose one of {', '.join(_KINDS)}"
+            f"unknown process {values.get('type')!r}: choose one of {', '.join(kinds)}"
         )
     try:
         return kind(**parameters)
