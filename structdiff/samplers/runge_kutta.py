@@ -108,6 +108,17 @@ class Tableau:
         return len(self.b)
 
     @cached_property
+    def uses(self) -> tuple[tuple[int, ...], ...]:
+        """Which slopes every stage after the first asks for, and the end of the step."""
+        return tuple(tuple(j for j, v in enumerate(row) if v) for row in (*self.a[1:], self.b))
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows of a after the first, and b, float64 (stages, stages)."""
+        rows = [[*row, *[0.0] * (self.stages - len(row))] for row in (*self.a[1:], self.b)]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    @cached_property
     def degrees(self) -> int:
         r"""Degrees of the quadrature: largest q with :math:`\sum b_j c_j^{m-1} = 1/m`, m <= q."""
         q = 1
@@ -170,7 +181,7 @@ class _Stage(NamedTuple):
 class _Step(NamedTuple):
     entry: Mapping[str, Update | None]
     """What happens to the state before its first slope: fresh noise, where a sampler churns."""
-    stages: list[_Stage]
+    stages: tuple[_Stage, ...]
     """Where slopes are taken, the first at the state itself; and last the end of the step."""
 
 
@@ -218,28 +229,33 @@ class RungeKutta(SteppedSampler):
         system, tableau = run.system, self.tableau
         plans = schedules(system, times)
         stages = _between(system, plans, times, tableau.c)
-        nodes = _between(system, plans, times, tableau.path_nodes)
+        same = tableau.path_nodes == tableau.c
+        nodes = stages if same else _between(system, plans, times, tableau.path_nodes)
         alphas, levels = system.alpha(stages), system.half_log_snr(nodes)
         entries = {k: [self.enter(p, i) for i in range(len(stages))] for k, p in plans.items()}
         rows = {
             k: _updates(tableau, entries[k], alphas[k], torch.exp(-levels[k]), p)
             for k, p in plans.items()
         }
-        uses = [*map(_used, tableau.a[1:]), _used(tableau.b)]
-        later = [[*t[1:], end] for t, end in zip(stages.tolist(), times[1:], strict=True)]
+        # Where every row of the tableau lies: the later stages, and the end of the step.
+        arrivals = [*stages.T[1:].tolist(), times[1:]]
+        columns = []
+        for used, lies, *moves in zip(tableau.uses, arrivals, *rows.values(), strict=True):
+            columns.append(
+                [
+                    _Stage(t, used, dict(zip(plans, updates, strict=True)))
+                    for t, *updates in zip(lies, *moves, strict=True)
+                ]
+            )
         steps = []
-        for i, t in enumerate(times[:-1]):
-            moving = [k for k, p in plans.items() if not p.stands_still(i)]
-            here = {k: entries[k][i] for k in moving}
-            inner = [
-                _Stage(later[i][n], uses[n], {k: rows[k][n][i] for k in moving})
-                for n in range(tableau.stages)
-            ]
-            if any(plans[k].sigma[i + 1] == 0 for k in moving):
+        for i, later in enumerate(zip(*columns, strict=True)):
+            here = {k: e[i] for k, e in entries.items() if not plans[k].stands_still(i)}
+            if any(plans[k].sigma[i + 1] == 0 for k in here):
                 # Without noise left there is no slope at the end: only Euler's step is defined.
-                inner = [_Stage(later[i][-1], (0,), _euler(here, plans, i + 1))]
+                later = (_Stage(times[i + 1], (0,), _euler(here, plans, i + 1)),)
             entry = {k: e.update for k, e in here.items() if e.update is not None}
-            steps.append(_Step(entry, [_Stage(entry_time(system, t, here)), *inner]))
+            first = _Stage(entry_time(system, times[i], here) if entry else times[i])
+            steps.append(_Step(entry, (first, *later)))
         return steps
 
     def stepper(self, run: Run, times: Sequence[float]) -> Stepper:
@@ -258,11 +274,6 @@ class RungeKutta(SteppedSampler):
             return point
 
         return step
-
-
-def _used(row: Sequence[float]) -> tuple[int, ...]:
-    """Which slopes a row of the tableau asks for."""
-    return tuple(j for j, coefficient in enumerate(row) if coefficient)
 
 
 def _updates(
@@ -287,15 +298,17 @@ def _updates(
     path = torch.cat((start[:, :1], path[:, 1:]), dim=1)
     weights = path @ tableau.path_slopes  # (steps, stages)
     ends = torch.tensor(schedule.alpha[1:], dtype=torch.float64)
-    rows: list[list[Update | None]] = []
-    for n, row in enumerate((*tableau.a[1:], tableau.b), start=1):
-        uses = list(_used(row))
-        scale = alpha[:, n] if n < tableau.stages else ends
-        factors = torch.tensor([row[j] for j in uses], dtype=torch.float64)
-        slopes = scale[:, None] * weights[:, uses] * factors
-        ratios = (scale / start[:, 1]).tolist()
-        rows.append([Update(r, tuple(c)) for r, c in zip(ratios, slopes.tolist(), strict=True)])
-    return rows
+    scale = torch.cat((alpha[:, 1:], ends[:, None]), dim=1)  # of v at every row, (steps, stages)
+    ratios = (scale / start[:, 1:]).T.tolist()
+    slopes = (scale.T[..., None] * weights * tableau.rows[:, None]).tolist()
+    still = [schedule.stands_still(i) for i in range(len(entries))]
+    return [
+        [
+            None if waits else Update(ratio, tuple([on_slopes[j] for j in used]))
+            for waits, ratio, on_slopes in zip(still, ratios[n], slopes[n], strict=True)
+        ]
+        for n, used in enumerate(tableau.uses)
+    ]
 
 
 def _euler(
