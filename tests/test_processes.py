@@ -64,7 +64,7 @@ def test_diffusion_is_what_alpha_and_sigma_imply(process):
         derivative(lambda t: process.sigma(t) ** 2, t)
         - 2 * process.drift(t) * process.sigma(t) ** 2
     )
-    assert torch.allclose(process.diffusion_squared(t), implied, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(process.diffusion_squared(t), implied, rtol=1e-10, atol=1e-12)
 
 
 @every_process
