@@ -214,8 +214,8 @@ def gaussian_gap(
     *,
     components: Components = None,
     condition: Any = None,
-    rtol: float = 1e-9,
-    atol: float = 1e-11,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
 ) -> GaussianGap:
     r"""Moments of both laws for a score that is affine in x, without sampling.
 

@@ -28,7 +28,14 @@ import torch
 from torch import Tensor
 
 from structdiff.denoisers import BaseDenoiser
-from structdiff.diagnostics.field import Components, Field, levels, mean_and_error, optional
+from structdiff.diagnostics.field import (
+    Components,
+    Field,
+    chosen_components,
+    levels,
+    mean_and_error,
+    optional,
+)
 from structdiff.errors import StructDiffError
 from structdiff.noise import as_source
 from structdiff.samplers.base import Source
@@ -372,10 +379,12 @@ def flow_spectrum(
     denoiser
         Any denoiser, over any system.
     start
-        Noisy states at the first level, in the coordinates that the processes run on, (B, ...).
+        Noisy states at the first level, in the coordinates that the processes run on, (B, ...);
+        ``system.prior(...)`` for the default levels.
     rho
         Decreasing noise levels of the first chosen component, at least one decade; None is 25 from
-        3 to 0.01.
+        the prior's (t_max) to 0.003, or to t_min if that comes first. Where the data curves, a
+        tangent's slope over the last decade is of the order of the decade's middle, not 0.
     components
         The components that flow, the others held; None is all that move.
     condition
@@ -395,9 +404,7 @@ def flow_spectrum(
         If a level is out of reach, the levels do not decrease over a decade, or torchdiffeq is
         missing.
     """
-    grid = (
-        torch.logspace(math.log10(3), -2, 25).tolist() if rho is None else [float(r) for r in rho]
-    )
+    grid = _flow_levels(denoiser, components) if rho is None else [float(r) for r in rho]
     if len(grid) < 3 or sorted(grid, reverse=True) != grid or grid[0] < 10 * grid[-1] * (1 - 1e-9):
         raise StructDiffError("noise levels must decrease over at least one decade, three or more")
     times = _levels_of(denoiser, grid, components)
@@ -426,6 +433,18 @@ def flow_spectrum(
     return FlowSpectrum(
         torch.tensor(grid, dtype=torch.float64), spectrum, slopes, dimension, flow.nfe
     )
+
+
+def _flow_levels(denoiser: BaseDenoiser, components: Components) -> list[float]:
+    """25 levels from t_max to 0.003 or t_min."""
+    system = denoiser.system
+    name = chosen_components(system, components)[0]
+    first, last = (
+        math.exp(-float(system.half_log_snr(t)[name])) for t in (system.t_max, system.t_min)
+    )
+    ends = math.log10(first), math.log10(max(0.003, last))
+    grid: list[float] = torch.logspace(*ends, 25, dtype=torch.float64).tolist()
+    return grid
 
 
 def _block(field: Field, width: int, source: Source) -> Tensor:
@@ -476,5 +495,10 @@ class _Flow:
         v, y = both[..., 0], both[..., 1:]
         alpha, rate = field.alpha(t, v), field.rows(self._rates(t), v)
         local = field.linearise("noise", alpha * v, t)
-        moved = (rate[:, :, None] * local.matrix()) @ (alpha[:, :, None] * y)
+        scaled = alpha[:, :, None] * y
+        if self.columns < field.dimension:
+            turned = local.jvp(scaled.permute(2, 0, 1)).permute(1, 2, 0)
+        else:
+            turned = local.matrix() @ scaled
+        moved = rate[:, :, None] * turned
         return torch.cat([(rate * local.value)[:, :, None], moved], dim=2).flatten(1)
