@@ -371,6 +371,8 @@ def test_any_two_heads_give_every_field(interpolant, heads):
         expected = getattr(flow, name)(x, 0.3)["x"]
         assert torch.allclose(getattr(model, name)(x, 0.3)["x"], expected, rtol=1e-9, atol=1e-9)
     assert torch.allclose(model(x, 0.3)["x"], flow(x, 0.3)["x"], rtol=1e-8, atol=1e-8)
+    drift = flow.velocity(x, 0.3) - flow.score(x, 0.3) * 0.7
+    assert torch.allclose(model.drift(x, 0.3, -0.7)["x"], drift["x"], rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("heads", ["b", "eta"])
