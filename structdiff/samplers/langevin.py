@@ -6,11 +6,12 @@ r"""Langevin correction at a fixed time, alone or before any predictor.
 r is the signal-to-noise ratio, and the norms of the equation come in three readings, all taken per
 component and over the entries that exist:
 
-- "object" (default): the object's own score norm, the expected norm of its noise. A sample does not
-  depend on its batch mates. A step that depends on the state leaves :math:`p\,\|s\|^2` invariant
-  instead of p: a Gaussian in D dimensions is widened by 1 + 2/D in variance, whatever the step.
-- "level": :math:`\gamma = 2 a (r \sigma)^2`, what "object" is for pure noise. Independent of batch
-  mates too, and invariant up to the step size.
+- "level" (default): :math:`\gamma = 2 a (r \sigma)^2`, what the equation is for pure noise. A sample
+  does not depend on its batch mates, and p is left invariant up to the step size.
+- "object": the object's own score norm, the expected norm of its noise. Independent of batch mates
+  too; but a step that depends on the state leaves :math:`p\,\|s\|^2` invariant instead of p: a
+  Gaussian in D dimensions is widened by 1 + 2/D in variance, whatever the step, and in one or two
+  dimensions, where the score of an object may vanish, single steps are without bound.
 - "batch": norms averaged over the batch, as published; a sample depends on its batch mates.
 """
 
@@ -39,7 +40,7 @@ def check_compat(compat: str | None, norms: str | None) -> Norms:
     if compat not in (None, "reference"):
         raise StructDiffError(f"compat must be None or 'reference', got {compat!r}")
     if norms is None:
-        return "batch" if compat == "reference" else "object"
+        return "batch" if compat == "reference" else "level"
     if norms not in get_args(Norms):
         raise StructDiffError(f"norms must be 'object', 'level' or 'batch', got {norms!r}")
     return cast(Norms, norms)
@@ -59,7 +60,7 @@ def langevin(
     scale_eps: float = 1.0,
     shrink: Mapping[str, float],
     level: Mapping[str, float],
-    norms: Norms = "object",
+    norms: Norms = "level",
 ) -> State:
     """One Langevin correction of every moving component with given scores.
 
