@@ -193,7 +193,7 @@ def flow_spectrum(result: FlowSpectrum, ax: Axes | None = None) -> Axes:
         )
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlim(rho[-1] / 6, rho[0])
+    ax.set_xlim(rho[-1] / 12, rho[0])
     title = f"Flow Jacobian, {result.n} points: k = {result.value:.3g} (slopes at the left)"
     return _finish(ax, NOISE, "singular value", title)
 

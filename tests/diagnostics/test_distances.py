@@ -30,6 +30,15 @@ def test_a_histogram_moved_on_its_grid_is_as_far_as_it_moved(shift):
     assert histogram_wasserstein(x, moved) == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.parametrize(("offset", "nodes"), [(0.4, 0), (0.6, 1)])
+def test_points_go_to_the_nearest_node(offset, nodes):
+    """The rule of Deveney et al."""
+    width = 8 / 63
+    node = torch.tensor([[-4 + 10 * width, -4 + 20 * width]], dtype=torch.float64)
+    moved = node + torch.tensor([[offset * width, 0.0]], dtype=torch.float64)
+    assert histogram_wasserstein(node, moved) == pytest.approx(nodes * width, abs=1e-8)
+
+
 def test_points_outside_the_box_are_left_out():
     """The rule of Deveney et al."""
     x = points().clamp(-2.5, 2.5)
