@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from structdiff.denoisers import BaseDenoiser
+from structdiff.denoisers import BaseDenoiser, Pair
 from structdiff.errors import StructDiffError
 from structdiff.noise import Interval, NoiseSource, as_source
 from structdiff.processes.gaussian import GaussianProcess
@@ -143,6 +143,12 @@ class Run:
             return self.inside(self.denoiser.velocity(x, t, self.condition))
         return self.inside(self.denoiser.score(x, t, self.condition))
 
+    def pair(self, x: State, t: Time) -> Pair:
+        """One network evaluation read as data and noise, which a network may predict apart."""
+        self.nfe += 1
+        data, noise = self.denoiser.pair(x, t, self.condition)
+        return Pair(self.inside(data), self.inside(noise))
+
     def draw(self, name: str, x: State, interval: Interval | None = None) -> Tensor:
         """Standard normal noise for one component, inside its space."""
         return self.system.spaces[name].noise(
@@ -223,7 +229,7 @@ class Sampler(ABC):
     def solve(self, run: Run, x: State) -> Iterator[tuple[float, State]]:
         """Shared time and state after every step, from the state at ``system.t_max``."""
 
-    def denoised(self, run: Run, x: State, t: float) -> State:
+    def denoised(self, run: Run, x: State, t: Time) -> State:
         """The prediction of the data; frozen components as they are."""
         data = run.evaluate("data", x, t)
         return State._trusted({k: data[k] if k in run.moving else v for k, v in x.items()}, x.masks)
@@ -307,7 +313,11 @@ class SteppedSampler(Sampler):
             x = step(x, i)
             yield t, x
         if self.denoise:
-            yield 0.0, self.denoised(run, x, times[-1])
+            yield 0.0, self.finish(run, x, times[-1])
+
+    def finish(self, run: Run, x: State, t: float) -> State:
+        """The last step, from the end of the grid to the prediction of the data."""
+        return self.denoised(run, x, t)
 
 
 class LinearSampler(SteppedSampler):

@@ -86,15 +86,14 @@ class Heun(RungeKutta):
         spread = math.sqrt(high**2 - rho**2) * self.churn_noise
         return Entry(high, alpha, time, Update(alpha / before, (), alpha * spread))
 
-    def denoised(self, run: Run, x: State, t: float) -> State:
+    def finish(self, run: Run, x: State, t: float) -> State:
         """The prediction of the data from the churned state."""
         plans = schedules(run.system, [t])
         entries = {k: self.enter(p, 0) for k, p in plans.items()}
         updates = {k: e.update for k, e in entries.items() if e.update is not None}
         if updates:
             x = run.combine(x, updates, ())
-        data = run.evaluate("data", x, entry_time(run.system, t, entries))
-        return State._trusted({k: data[k] if k in run.moving else v for k, v in x.items()}, x.masks)
+        return self.denoised(run, x, entry_time(run.system, t, entries))
 
 
 class EDMSampler(Heun):

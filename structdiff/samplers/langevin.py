@@ -6,8 +6,8 @@ r"""Langevin correction at a fixed time, alone or before any predictor.
 r is the signal-to-noise ratio, and the norms of the equation come in three readings, all taken per
 component and over the entries that exist:
 
-- "level" (default): :math:`\gamma = 2 a (r \sigma)^2`, what the equation is for pure noise. A sample
-  does not depend on its batch mates, and p is left invariant up to the step size.
+- "level" (default): :math:`\gamma = 2 a (r \sigma)^2`, what the equation is for pure noise. A
+  sample does not depend on its batch mates, and p is left invariant up to the step size.
 - "object": the object's own score norm, the expected norm of its noise. Independent of batch mates
   too; but a step that depends on the state leaves :math:`p\,\|s\|^2` invariant instead of p: a
   Gaussian in D dimensions is widened by 1 + 2/D in variance, whatever the step, and in one or two

@@ -89,9 +89,7 @@ class RDDM(SteppedSampler):
         def predict(x: State, t: float) -> tuple[State, ...]:
             if consistent:
                 return (run.evaluate("data", x, t),)
-            run.nfe += 1
-            data, noise = run.denoiser.pair(x, t, run.condition)
-            return run.inside(data), run.inside(noise)
+            return run.pair(x, t)
 
         def step(x: State, i: int) -> State:
             outputs = predict(x, times[i])

@@ -288,7 +288,8 @@ def test_s4_with_a_zero_score_adds_the_variance_of_the_process():
 @pytest.mark.parametrize("process", [VP(0.1, 1.0), VE(0.1, 1.0), SubVP(0.1, 1.0)], ids=repr)
 @pytest.mark.parametrize("name", [k for k, v in SAMPLERS.items() if v.nfe_per_step and v.order])
 def test_many_steps_reproduce_the_variance_of_a_gaussian(name, process):
-    # Check 5 of the card with 300 steps instead of 1000, in 16 dimensions; 600 objects: standard error 1.4 %.
+    # Check 5 of the card with 300 steps instead of 1000, in 16 dimensions; 600 objects: the
+    # standard error is 1.4 %.
     c2, system = 0.6**2, System(process)
     denoiser = GaussianMixture([1.0], torch.zeros(1, 16), c2 * torch.eye(16)[None]).denoiser(system)
 
