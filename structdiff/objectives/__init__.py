@@ -8,16 +8,14 @@ from structdiff.objectives.base import (
     Regularizer,
 )
 from structdiff.objectives.categorical import CategoricalCrossEntropy, CategoricalNetwork
+from structdiff.objectives.collocation import Box, Collocation, at_the_data
 from structdiff.objectives.conservativity import CurlPenalty, curl_square
 from structdiff.objectives.couplings import Independent, MinibatchOT, Sinkhorn, TransportCoupling
 from structdiff.objectives.curriculum import Curriculum
 from structdiff.objectives.draws import Draws, independent, low_discrepancy, stratified
 from structdiff.objectives.fokker_planck import (
-    Box,
-    Collocation,
     FokkerPlanck,
     ScoreFokkerPlanck,
-    at_the_data,
     fokker_planck_residual,
     score_fokker_planck_residual,
 )

@@ -17,8 +17,7 @@ Derivatives are over free coordinates; states are centred, so that F is linear: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import NoiseSource, as_source
 from structdiff.objectives.base import Regularizer
+from structdiff.objectives.collocation import Collocation, at_the_data
 from structdiff.objectives.free_coordinates import FreeCoordinates, Packed, along, inner
 from structdiff.processes.system import System, Time
 from structdiff.state import State, as_state
@@ -35,6 +35,9 @@ LogDensity: TypeAlias = Callable[[State, Time], Tensor]
 """log p_t(x) up to a constant: a state and times by name, each (B,) -> (B,)."""
 Score: TypeAlias = Callable[[State, Time], State]
 r""":math:`\nabla \log p_t(x)`: a state and times by name, each (B,) -> State."""
+
+Per: TypeAlias = Literal["time", "log-snr"]
+"""The clock that a residual is a rate in: shared time, or the components' log-SNR."""
 
 
 @runtime_checkable
@@ -228,49 +231,6 @@ def _slopes(
 
 
 # --- regularisers --------------------------------------------------------------------------------
-class Collocation(Protocol):
-    """Where the residual is evaluated."""
-
-    def __call__(
-        self, system: System, noisy: State, t: Tensor, source: NoiseSource
-    ) -> tuple[State, Tensor]:
-        """Points of the shapes of ``noisy``, and shared times (B,)."""
-        ...
-
-
-def at_the_data(
-    system: System, noisy: State, t: Tensor, source: NoiseSource
-) -> tuple[State, Tensor]:
-    """Where the forward process takes the data: where samplers go."""
-    return noisy, t
-
-
-@dataclass(frozen=True)
-class Box:
-    """Uniform over a box and over the times of the system (Deveney et al.: [-3.5, 3.5]^2).
-
-    Most of a box in more than a few dimensions is where no data are.
-
-    Parameters
-    ----------
-    low, high
-        Ends of every free coordinate.
-    """
-
-    low: float
-    high: float
-
-    def __call__(
-        self, system: System, noisy: State, t: Tensor, source: NoiseSource
-    ) -> tuple[State, Tensor]:
-        noise = system.noise(noisy, source)
-        inside = noise.map(lambda z: self.low + (self.high - self.low) * torch.special.ndtr(z))
-        fixed = {k: noisy[k] for k in noisy if k not in system.moving}
-        points = system.project(inside).replace(**fixed)
-        u = torch.special.ndtr(source.normal("collocation", torch.empty_like(t)))
-        return points, system.t_min + (system.t_max - system.t_min) * u
-
-
 class _Residual(Regularizer):
     """What the two forms share: where they look, and how many probes estimate a trace."""
 
@@ -280,14 +240,30 @@ class _Residual(Regularizer):
         every: int = 1,
         probes: int | None = 2,
         collocation: Collocation = at_the_data,
+        per: Per = "time",
     ) -> None:
         super().__init__(weight, every)
+        if per not in get_args(Per):
+            raise StructDiffError(
+                f"unknown unit {per!r} of the residual: choose one of {', '.join(get_args(Per))}"
+            )
         if probes is not None and probes < 2:
             raise StructDiffError(
                 f"{type(self).__name__} needs at least 2 probes, got {probes}: the square of a "
                 "single estimate also penalises the estimator's variance; None is exact"
             )
         self.probes, self.collocation = probes, collocation
+        self.per: Per = per
+
+    def _scale(self, system: System, x: State, t: Tensor) -> Tensor:
+        """What a squared residual is multiplied by for the chosen clock, (B,)."""
+        if self.per == "time":
+            return torch.ones_like(x.first.reshape(x.batch_size, -1)[:, 0])
+        free = FreeCoordinates(system, x, t)
+        spread, sigma = free.coefficient("diffusion"), free.coefficient("sigma")
+        # -d(log-SNR)/dt = g^2 / sigma^2 per component
+        speeds = [r * (spread[k] / sigma[k])[:, 0] ** 2 for k, r in free.rates.items()]
+        return torch.stack(speeds).sum(0) ** -2
 
     def _squares(self, rest: Tensor, estimates: Tensor) -> Tensor:
         """Squared residual (B, ...) from estimates (V, B, ...), unbiased.
@@ -302,7 +278,7 @@ class _Residual(Regularizer):
 
 
 class FokkerPlanck(_Residual):
-    """Squared Fokker-Planck residual of the log-density: the denoiser must know it.
+    r"""Squared Fokker-Planck residual of the log-density: the denoiser must know it.
 
     Parameters
     ----------
@@ -314,6 +290,11 @@ class FokkerPlanck(_Residual):
         Random directions for the Laplacian, at least 2; None is exact, for few dimensions.
     collocation
         Where to look: ``at_the_data``, or e.g. a :class:`Box`.
+    per
+        ``"time"`` as published; ``"log-snr"`` divides the residual by the rate :math:`g^2/\sigma^2`
+        at which the log-SNR falls (added over components), so that the weight means the same under
+        every process and the last instants before the data, where the log-density changes fastest
+        and a sampler has nothing left to do, do not rule the penalty.
     """
 
     def penalty(
@@ -340,7 +321,7 @@ class FokkerPlanck(_Residual):
             self.probes,
             source,
         )
-        return self._squares(*parts)
+        return self._squares(*parts) * self._scale(denoiser.system, x, times)
 
 
 class ScoreFokkerPlanck(_Residual):
@@ -348,7 +329,7 @@ class ScoreFokkerPlanck(_Residual):
 
     Parameters
     ----------
-    weight, every, probes, collocation
+    weight, every, probes, collocation, per
         As for :class:`FokkerPlanck`.
     directions
         Random directions, by forward derivatives only; None takes the whole residual by a backward
@@ -361,9 +342,10 @@ class ScoreFokkerPlanck(_Residual):
         every: int = 1,
         probes: int | None = 2,
         collocation: Collocation = at_the_data,
+        per: Per = "time",
         directions: int | None = None,
     ) -> None:
-        super().__init__(weight, every, probes, collocation)
+        super().__init__(weight, every, probes, collocation, per)
         self.directions = directions
 
     def penalty(
@@ -391,4 +373,4 @@ class ScoreFokkerPlanck(_Residual):
         # Along random signs q the mean of (q . R)^2 is |R|^2 already.
         squares = self._squares(*parts)
         total = squares.sum(1) if self.directions is None else squares.mean(1)
-        return total / count
+        return total / count * self._scale(system, x, times)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structdiff.denoisers import Denoiser
+from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import SeededNoise
 from structdiff.objectives import Box, DenoisingScoreMatching, FokkerPlanck, ScoreFokkerPlanck
@@ -322,6 +322,56 @@ def test_a_box_covers_itself_and_the_times_evenly() -> None:
         u = (values - low) / (high - low)
         ranks = torch.linspace(0, 1, 20_000).double()[:, None]
         assert float((u.sort(0).values - ranks).abs().max()) < 0.02  # Kolmogorov-Smirnov, p < 1e-6
+
+
+class Waved(BaseDenoiser):
+    """The exact density of GMM3 times exp sin(y0 + 2 y1), y = x / alpha, and its score."""
+
+    def __init__(self, process: object) -> None:
+        super().__init__(System(process))
+        self.exact = GMM3.denoiser(self.system)
+        self.k = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+    def log_density(self, x: State, t: object) -> Tensor:
+        return self.exact.log_density(x, t) + torch.sin(x["x"] @ self.k / self.alpha(t)[:, 0])
+
+    def score(self, x: State, t: object, condition: object = None) -> State:
+        phase = (x["x"] @ self.k)[:, None] / self.alpha(t)
+        return State({"x": self.exact.score(x, t)["x"] + torch.cos(phase) * self.k / self.alpha(t)})
+
+    def alpha(self, t: object) -> Tensor:
+        return self.system.alpha(t)["x"][:, None]
+
+    def forward(self, x: State, t: object, condition: object = None) -> State:
+        raise AssertionError("the residuals need the density or the score")
+
+
+@pytest.mark.parametrize("kind", [FokkerPlanck, ScoreFokkerPlanck])
+def test_penalty_per_log_snr_is_the_same_under_every_process(kind: type) -> None:
+    """VP and EDM see one family of densities of y = x / alpha by its log-SNR; the residual of a
+    score is a gradient, which is alpha times that in y.
+    """
+    level = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    y = torch.tensor([[0.4, -0.3], [1.0, 0.7], [-1.5, 0.2]], dtype=torch.float64)
+    penalties = {}
+    for per in ("log-snr", "time"):
+        for process in (VP(), EDM(0.01, 100.0)):
+            waved = Waved(process)
+            t = process.time_at(level)
+            x = State({"x": y * waved.alpha(t)})
+            term = kind(per=per, probes=None)
+            value = term.penalty(waved, x, x, t, None, SeededNoise(0))
+            power = 2 if kind is ScoreFokkerPlanck else 0
+            penalties[per, type(process)] = value * waved.alpha(t)[:, 0] ** power
+    torch.testing.assert_close(penalties["log-snr", VP], penalties["log-snr", EDM])
+    ratio = penalties["time", VP] / penalties["time", EDM]
+    assert bool(((ratio - 1).abs() > 0.1).all())
+    assert float(penalties["log-snr", VP].min()) > 1e-3
+
+
+def test_an_unknown_unit_names_the_known_ones() -> None:
+    with pytest.raises(StructDiffError, match=r"unknown unit 'step'.*time, log-snr"):
+        FokkerPlanck(per="step")
 
 
 def test_one_probe_is_refused_with_the_reason() -> None:
