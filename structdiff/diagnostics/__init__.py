@@ -6,14 +6,8 @@ frozen result with ``value``, ``standard_error`` and ``n`` per noise level, and 
 
 from structdiff.diagnostics.conservativity import (
     Asymmetry,
-    Circle,
-    LoopIntegral,
-    PathTest,
-    Rectangle,
     asymmetry,
     asymmetry_at,
-    loop_integral,
-    path_test,
     sub_jacobian_asymmetry,
 )
 from structdiff.diagnostics.distances import (
@@ -22,19 +16,21 @@ from structdiff.diagnostics.distances import (
     histogram_wasserstein,
     sliced_wasserstein,
 )
-from structdiff.diagnostics.field import Field, Linearisation, noisy_field
+from structdiff.diagnostics.field import Field, noisy_field
 from structdiff.diagnostics.fokker_planck import FokkerPlanckMap, fokker_planck_map
 from structdiff.diagnostics.gap import Distance, Gap, GaussianGap, gaussian_gap, ode_sde_gap
 from structdiff.diagnostics.gauge import GaugeSplit, gauge_condition, gauge_split
-from structdiff.diagnostics.intrinsic_dimension import (
-    FlowSpectrum,
-    IntrinsicDimension,
-    NormalBundle,
-    effective_rank,
-    flipd,
-    flow_spectrum,
-    normal_bundle,
+from structdiff.diagnostics.intrinsic_dimension import IntrinsicDimension, effective_rank, flipd
+from structdiff.diagnostics.linearisation import Linearisation
+from structdiff.diagnostics.loops import (
+    Circle,
+    LoopIntegral,
+    PathTest,
+    Rectangle,
+    loop_integral,
+    path_test,
 )
+from structdiff.diagnostics.spectra import FlowSpectrum, NormalBundle, flow_spectrum, normal_bundle
 
 __all__ = [
     "Asymmetry",

@@ -23,10 +23,10 @@ from torch import Tensor
 from structdiff.denoisers import BaseDenoiser
 from structdiff.diagnostics.field import (
     chosen_components,
-    differentiable_attention,
     levels,
     noisy_field,
 )
+from structdiff.diagnostics.linearisation import differentiable_attention
 from structdiff.errors import StructDiffError
 from structdiff.noise import NoiseSource, as_source
 from structdiff.objectives.fokker_planck import (

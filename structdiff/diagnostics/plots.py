@@ -17,15 +17,13 @@ from structdiff.diagnostics.field import optional
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from structdiff.diagnostics.conservativity import Asymmetry, LoopIntegral, PathTest
+    from structdiff.diagnostics.conservativity import Asymmetry
     from structdiff.diagnostics.fokker_planck import FokkerPlanckMap
     from structdiff.diagnostics.gap import Gap, GaussianGap
     from structdiff.diagnostics.gauge import GaugeSplit
-    from structdiff.diagnostics.intrinsic_dimension import (
-        FlowSpectrum,
-        IntrinsicDimension,
-        NormalBundle,
-    )
+    from structdiff.diagnostics.intrinsic_dimension import IntrinsicDimension
+    from structdiff.diagnostics.loops import LoopIntegral, PathTest
+    from structdiff.diagnostics.spectra import FlowSpectrum, NormalBundle
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8c8c8c"
 LEVEL = r"half log-SNR $\lambda$ (noise $\leftarrow\;\rightarrow$ data)"
