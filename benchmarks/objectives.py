@@ -10,10 +10,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -74,19 +75,28 @@ class Features(nn.Module):
         return torch.cat((scaled, torch.sin(angle), torch.cos(angle)), dim=1)
 
 
-def mlp(width: int, out: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Linear(10, width), nn.SiLU()]
-    for _ in range(2):
-        layers += [nn.Linear(width, width), nn.SiLU()]
-    return nn.Sequential(*layers, nn.Linear(width, out))
+def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
+    """SiLU layers of width 48."""
+    layers: list[nn.Module] = [nn.Linear(inputs, 48), nn.SiLU()]
+    for _ in range(hidden - 1):
+        layers += [nn.Linear(48, 48), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(48, outputs))
 
 
 class Potential(nn.Module):
-    """log N(x; 0, alpha^2 s^2 + sigma^2) plus an MLP 10-48-48-48-1."""
+    """log N(x; 0, alpha^2 s^2 + sigma^2) plus an MLP of width 48.
 
-    def __init__(self, data_std: float, width: int = 48) -> None:
+    Parameters
+    ----------
+    data_std
+        s.
+    hidden
+        Hidden layers of the MLP.
+    """
+
+    def __init__(self, data_std: float, hidden: int) -> None:
         super().__init__()
-        self.features, self.layers = Features(data_std), mlp(width, 1)
+        self.features, self.layers = Features(data_std), mlp(10, 1, hidden)
 
     def forward(self, x: State, log_snr: dict[str, Tensor], condition: object = None) -> Tensor:
         point, level = x["x"], log_snr["x"]
@@ -95,12 +105,23 @@ class Potential(nn.Module):
         return base + self.layers(self.features(point, level))[:, 0]
 
 
+class RawPotential(nn.Module):
+    """An MLP 3-48-48-48-1 of the point and the log-SNR as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp(3, 1, 3)
+
+    def forward(self, x: State, log_snr: dict[str, Tensor], condition: object = None) -> Tensor:
+        return self.layers(torch.cat((x["x"], log_snr["x"][:, None] / 3), dim=1))[:, 0]
+
+
 class Plain(nn.Module):
     """MLP 10-48-48-48-2."""
 
-    def __init__(self, data_std: float, width: int = 48) -> None:
+    def __init__(self, data_std: float) -> None:
         super().__init__()
-        self.features, self.layers = Features(data_std), mlp(width, 2)
+        self.features, self.layers = Features(data_std), mlp(10, 2, 3)
 
     def forward(self, x: State, log_snr: dict[str, Tensor], condition: object = None) -> State:
         return State({"x": self.layers(self.features(x["x"], log_snr["x"]))})
@@ -119,7 +140,7 @@ def train(
     data: Tensor,
     steps: int,
     seed: int,
-    batch: int = 512,
+    batch: int = 256,
     rate: float = 2e-3,
     callbacks: Sequence[pl.Callback] = (),
 ) -> float:
@@ -147,14 +168,6 @@ def sliced_w2(a: Tensor, b: Tensor, directions: int = 32) -> float:
     return float(gap.square().mean().sqrt())
 
 
-def exact_w2(a: Tensor, b: Tensor) -> float:
-    """Wasserstein distance by exact transport between the first 1,500 points of each."""
-    import ot
-
-    a, b = a[:1500].double(), b[:1500].double()
-    return math.sqrt(float(ot.emd2([], [], torch.cdist(a, b).square().numpy())))
-
-
 def sample(denoiser: BaseDenoiser, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Points of the probability-flow ODE and of the reverse SDE from the same prior draws."""
     with torch.no_grad():
@@ -166,31 +179,36 @@ def sample(denoiser: BaseDenoiser, n: int, seed: int) -> tuple[Tensor, Tensor]:
 def fokker_planck(seeds: int, steps: int) -> list[dict[str, Any]]:
     data, truth, again = (banana(RECORDS, i) for i in range(3))
     std = float(data.std())
+    networks: dict[str, tuple[Callable[[], nn.Module], tuple[float, ...]]] = {
+        "Gaussian + 2 hidden layers": (lambda: Potential(std, 2), (0.0, 0.1, 1.0)),
+        "Gaussian + 3 hidden layers": (lambda: Potential(std, 3), (0.0, 1.0)),
+        "raw inputs, 3 hidden layers": (RawPotential, (0.0, 1.0)),
+    }
+    draw = DenoisingScoreMatching().draw(SYSTEM, State({"x": truth}), SeededNoise(3))
+    rate = Likelihood().at(SYSTEM.processes["x"], draw.t)
     rows: list[dict[str, Any]] = []
-    for weight in (0.0, 0.1, 1.0):
-        for seed in range(seeds):
+    for name, (make, weights) in networks.items():
+        for weight, seed in itertools.product(weights, range(seeds)):
             torch.manual_seed(seed)
-            denoiser = PotentialDenoiser(Potential(std), SYSTEM)
-            terms = [FokkerPlanck(weight, every=4, probes=None, per="log-snr")] if weight else []
-            objective = DenoisingScoreMatching(regularizers=terms)
-            seconds = train(denoiser, objective, data, steps, seed, batch=256, rate=5e-3)
+            denoiser = PotentialDenoiser(make(), SYSTEM)
+            term = FokkerPlanck(weight, every=4, probes=None, per="log-snr")
+            objective = DenoisingScoreMatching(regularizers=[term] if weight else [])
+            seconds = train(denoiser, objective, data, steps, seed, rate=5e-3)
             ode, sde = sample(denoiser, len(truth), 10 + seed)
-            draw = DenoisingScoreMatching().draw(SYSTEM, State({"x": truth}), SeededNoise(3))
             residual = fokker_planck_residual(denoiser, SYSTEM, draw.noisy, draw.t).detach()
-            residual = residual / Likelihood().at(SYSTEM.processes["x"], draw.t)
             rows.append(
                 {
-                    "w_R": weight,
-                    "residual rms per log-SNR": float(residual.square().mean().sqrt()),
+                    "potential, w_R": f"{name}, {weight:g}",
+                    "residual rms per log-SNR": float((residual / rate).square().mean().sqrt()),
                     "SW2(ODE, SDE)": sliced_w2(ode, sde),
                     "SW2(ODE, data)": sliced_w2(ode, truth),
                     "SW2(SDE, data)": sliced_w2(sde, truth),
-                    "W2(ODE, SDE)": exact_w2(ode, sde.flip(0)),
-                    "CPU s": seconds,
+                    "CPU s": f"{seconds:.0f}",
                 }
             )
-    floor = {"SW2(ODE, SDE)": sliced_w2(truth, again), "W2(ODE, SDE)": exact_w2(truth, again)}
-    return [*_means(rows, "w_R"), {"w_R": "two samples of the data", **_rounded(floor)}]
+    table = _every_seed(rows, "potential, w_R")
+    floor = f"{sliced_w2(truth, again):.3g}"
+    return [*table, {"potential, w_R": "two samples of the data", "SW2(ODE, SDE)": floor}]
 
 
 class Progress(pl.Callback):
@@ -229,7 +247,7 @@ def curriculum(seeds: int, steps: int) -> list[dict[str, Any]]:
             torch.manual_seed(seed)
             denoiser, watch = Denoiser(Plain(2.0), SYSTEM, "noise"), Progress(held)
             objective = DenoisingScoreMatching(law())
-            train(denoiser, objective, data, steps, seed, batch=256, callbacks=[watch])
+            train(denoiser, objective, data, steps, seed, callbacks=[watch])
             rows.append(
                 {
                     "time law": name,
@@ -239,7 +257,7 @@ def curriculum(seeds: int, steps: int) -> list[dict[str, Any]]:
                     "final loss / least": watch.losses[-1] / least,
                 }
             )
-    return _means(rows, "time law", spread=True)
+    return _every_seed(rows, "time law")
 
 
 def asymmetry(denoiser: BaseDenoiser, x: State, t: Tensor) -> float:
@@ -268,9 +286,7 @@ def curl(seeds: int, steps: int) -> list[dict[str, Any]]:
             torch.manual_seed(seed)
             denoiser = Denoiser(Plain(2.0), SYSTEM, "noise")
             terms = [CurlPenalty(weight)] if weight else []
-            seconds = train(
-                denoiser, DenoisingScoreMatching(regularizers=terms), data, steps, seed, batch=256
-            )
+            seconds = train(denoiser, DenoisingScoreMatching(regularizers=terms), data, steps, seed)
             with torch.no_grad():
                 gap = denoiser.noise(draw.noisy, draw.t) - exact.noise(draw.noisy, draw.t)
             rows.append(
@@ -281,7 +297,7 @@ def curl(seeds: int, steps: int) -> list[dict[str, Any]]:
                     "CPU s": seconds,
                 }
             )
-    return _means(rows, "lambda")
+    return _every_seed(rows, "lambda")
 
 
 def laws_and_weights(seeds: int, steps: int) -> list[dict[str, Any]]:
@@ -305,7 +321,7 @@ def laws_and_weights(seeds: int, steps: int) -> list[dict[str, Any]]:
             torch.manual_seed(seed)
             denoiser = Denoiser(Plain(2.0), SYSTEM, "edm", data_std=2.0)
             objective = DenoisingScoreMatching(**choice)  # type: ignore[arg-type]
-            train(denoiser, objective, data, steps, seed, batch=256)
+            train(denoiser, objective, data, steps, seed)
             row: dict[str, Any] = {"law, weight": name}
             for level in (3.0, 1.0, -1.0, -3.0):
                 t = SYSTEM.processes["x"].time_at(level).expand(held.batch_size)
@@ -314,28 +330,26 @@ def laws_and_weights(seeds: int, steps: int) -> list[dict[str, Any]]:
                     gap = denoiser.noise(noisy, t) - exact.noise(noisy, t)
                 row[f"lambda {level:+.0f}"] = float(gap.square_norm().mean() / 2)
             rows.append(row)
-    return _means(rows, "law, weight")
+    return _every_seed(rows, "law, weight")
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}
-
-
-def _means(rows: list[dict[str, Any]], key: str, spread: bool = False) -> list[dict[str, Any]]:
-    """Mean over the seeds; with every seed's value beside it where ``spread``."""
+def _every_seed(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """One row per value of ``key``, with the figures of all seeds side by side."""
     table = []
     for value, group in pd.DataFrame(rows).groupby(key, sort=False):
         row: dict[str, Any] = {key: value}
         for name in group.columns.drop(key):
-            each = ", ".join(f"{v:.4g}" for v in group[name])
-            row[name] = each if spread else f"{group[name].mean():.3g}"
+            row[name] = ", ".join(
+                v if isinstance(v, str) else "never" if math.isnan(v) else f"{v:.3g}"
+                for v in group[name]
+            )
         table.append(row)
     return table
 
 
 PARTS = {
     "fokker-planck": (fokker_planck, "Fokker-Planck weight on a bent Gaussian in the plane"),
-    "curriculum": (curriculum, "Curriculum on GMM3: steps to a loss, every seed"),
+    "curriculum": (curriculum, "Curriculum on GMM3: steps to a loss"),
     "curl": (curl, "Curl penalty on GMM3"),
     "laws": (laws_and_weights, "Law and weight on GMM3: squared error of the noise"),
 }
@@ -362,7 +376,13 @@ def main() -> None:
 
 def _write(tables: dict[str, pd.DataFrame], seeds: int, steps: int) -> None:
     first, *others = tables.items()
-    notes = [f"Part 1, {first[0]}: means over {seeds} seeds of {steps} steps each."]
+    notes = [
+        f"{first[0]}. Every figure once for each of {seeds} seeds, {steps} steps each. The weight "
+        "closes a gap that is there at some cost to the SDE, as published; where the network leaves "
+        "none there is nothing to gain. A network without the Gaussian part is wrong at t = 1 "
+        "still, and the penalty carries that error down to the data: any density that the equation "
+        "moves has no residual, the true one or another.",
+    ]
     for title, table in others:
         header = [" | ".join(table.columns), " | ".join("---" for _ in table.columns)]
         body = [" | ".join(map(str, row)) for row in table.itertuples(index=False)]
