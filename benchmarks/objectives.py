@@ -1,4 +1,4 @@
-"""What each objective does, on densities that are known exactly; one thread, about four minutes.
+"""What each objective does, on densities that are known exactly; one thread, about five minutes.
 
 1. Fokker-Planck regulariser (Deveney et al.): a potential network on a bent Gaussian in the
    plane. With its weight the laws that the ODE and the SDE sample come closer to each other.
