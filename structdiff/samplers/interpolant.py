@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
 import torch
 
 from structdiff.errors import StructDiffError
+from structdiff.processes.gaussian import GaussianProcess
 from structdiff.processes.interpolant import Interpolant, InterpolantSystem
 from structdiff.processes.system import FrozenClock, Time, identity_clock
 from structdiff.samplers.base import Run, SteppedSampler, Stepper, Update
@@ -39,6 +41,11 @@ _TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "heun": ((1.0,), (1 / 2, 1 / 2)),
     "rk4": ((1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
+
+
+# Half the largest share of a state's noise variance that an explicit step draws anew when nobody
+# asks for a strength: above it learned networks take the state for one of another noise level.
+_SHARE = 1 / 40
 
 
 class _Clocks:
@@ -137,8 +144,9 @@ class InterpolantSDE(SteppedSampler):
     epsilon
         :math:`\varepsilon(t) \ge 0` per unit of own time: a number, a function of the component's
         own time, or one of these per component. None is half the squared diffusion of a Gaussian
-        process (its reverse SDE) and :math:`\gamma^2/(2t(1-t))` of an interpolant, which for a
-        Schroedinger bridge is the bridge. Where an interpolant's noise scale is below its
+        process (its reverse SDE; on a coarse grid as much of it as a step bears) and
+        :math:`\gamma^2/(2t(1-t))` of an interpolant, which for a Schroedinger bridge is the
+        bridge. Where an interpolant's noise scale is below its
         ``gamma_min`` the strength is 0.
     method
         "euler-maruyama" (weak order 1, one evaluation a step); "heun": all the noise, then Heun's
@@ -174,7 +182,10 @@ class InterpolantSDE(SteppedSampler):
             process = system.processes[name]
             given = self.epsilon.get(name) if isinstance(self.epsilon, Mapping) else self.epsilon
             if given is None:
-                values = [_natural(process, t) for t in own]
+                values = [
+                    min(_natural(process, t), bound)
+                    for t, bound in zip(own, _bounds(process, own), strict=True)
+                ]
             else:
                 values = [float(given(t)) if callable(given) else float(given) for t in own]
             for t, value in zip(own, values, strict=True):
@@ -227,6 +238,24 @@ class InterpolantSDE(SteppedSampler):
             return run.combine(x, noise(i, 0.0, 0.5), (), (middle, end))
 
         return step
+
+
+def _bounds(process: GaussianProcess | Interpolant, own: Sequence[float]) -> list[float]:
+    r"""The largest strength at every grid time that an explicit step bears.
+
+    Towards a Gaussian of the noise's own width a step shrinks by
+    :math:`1 - \varepsilon h/\sigma^2`; a coarse grid meets the end of flow matching, where
+    :math:`g` is without bound, and the data, where :math:`\sigma` vanishes.
+    """
+    if isinstance(process, Interpolant):
+        return [math.inf] * len(own)
+    lengths = [a - b for a, b in pairwise(own)]
+    longest = [max(pair) for pair in zip([0.0, *lengths], [*lengths, 0.0], strict=True)]
+    levels = process.sigma(torch.tensor(own, dtype=torch.float64)).tolist()
+    return [
+        _SHARE * level**2 / length if length > 0 else math.inf
+        for level, length in zip(levels, longest, strict=True)
+    ]
 
 
 def _natural(process: object, t: float) -> float:

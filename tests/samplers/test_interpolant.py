@@ -25,6 +25,7 @@ from structdiff.processes import (
     Linear,
     Mirror,
     NoNoise,
+    RectifiedFlow,
     SinSquared,
     System,
     Trigonometric,
@@ -202,9 +203,26 @@ def mixture(system=None):
 
 def test_at_half_the_squared_diffusion_it_is_the_reverse_sde():
     denoiser, x = mixture()
-    a = get_sampler("interpolant-sde", 20, method="euler-maruyama")(denoiser, x, source=1)["x"]
+
+    def half(t):
+        return VP().diffusion_squared(t) / 2
+
+    options = {"method": "euler-maruyama", "epsilon": half}
+    a = get_sampler("interpolant-sde", 20, **options)(denoiser, x, source=1)["x"]
     b = get_sampler("euler-maruyama", 20)(denoiser, x, source=1)["x"]
     assert torch.allclose(a, b, rtol=1e-10)
+
+
+def test_the_strength_of_its_own_choice_bears_a_coarse_grid_at_the_end_of_flow_matching():
+    # There g^2 = 2t/(1-t) is 1998 at the first of ten steps; at full strength the samples explode.
+    denoiser, x = mixture(System(RectifiedFlow()))
+
+    def spread(epsilon):
+        sampler = get_sampler("interpolant-sde", 10, epsilon=epsilon)
+        return float(sampler(denoiser, x, source=1)["x"].std())
+
+    assert spread(None) < 3
+    assert spread(lambda t: RectifiedFlow().diffusion_squared(t) / 2) > 6
 
 
 @pytest.mark.parametrize("model", ["diffusion", "interpolant"])
