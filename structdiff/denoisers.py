@@ -202,8 +202,8 @@ class Denoiser(BaseDenoiser):
         if kind == "score":
             return 1 / a, s**2 / a
         if kind == "velocity":
-            da, ds = self._derivatives(name, time)
-            return -ds / (s * da - a * ds), s / (s * da - a * ds)
+            da, q = self._rates(name, time, s)
+            return -q / (s**2 * da - a * q), s**2 / (s**2 * da - a * q)
         if kind == "v":
             return a / (a**2 + s**2), -s / (a**2 + s**2)
         _, skip, scale = self._edm_scales(name, a, s)
@@ -219,8 +219,8 @@ class Denoiser(BaseDenoiser):
         if kind == "score":
             return 0.0, -s
         if kind == "velocity":
-            da, ds = self._derivatives(name, time)
-            return da / (da * s - a * ds), -a / (da * s - a * ds)
+            da, q = self._rates(name, time, s)
+            return s * da / (s**2 * da - a * q), -a * s / (s**2 * da - a * q)
         if kind == "v":
             return s / (a**2 + s**2), a / (a**2 + s**2)
         std = self.data_std[name]
@@ -234,9 +234,11 @@ class Denoiser(BaseDenoiser):
         on_x, on_out = self._on_noise(name, time, a, s)
         return -on_x / s, -on_out / s
 
-    def _derivatives(self, name: str, time: Tensor) -> tuple[Tensor, Tensor]:
+    def _rates(self, name: str, time: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Rate of alpha, and of sigma^2/2, which stays finite where sigma is 0."""
         process = self.system.processes[name]
-        return process.alpha_derivative(time), process.sigma_derivative(time)
+        half = process.diffusion_squared(time) / 2 + process.drift(time) * s**2
+        return process.alpha_derivative(time), half
 
     def _reading(self, output: str, t: Time) -> _Reading:
         """How the network is called at t and how ``output`` is read from what it returns."""

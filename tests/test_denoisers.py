@@ -12,6 +12,7 @@ from structdiff.processes import (
     VE,
     VP,
     Cosine,
+    FrozenClock,
     GeometricBrownian,
     OrnsteinUhlenbeck,
     RectifiedFlow,
@@ -233,3 +234,19 @@ def test_a_pair_is_data_and_noise_of_one_call():
     for k in x:
         assert torch.allclose(data[k], x0[k], atol=1e-9)
         assert torch.allclose(noise[k], eps[k], atol=1e-9)
+
+
+class Halved(torch.nn.Module):
+    def forward(self, x, log_snr, condition=None):
+        return x * 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_time_zero_the_data_are_the_state_or_finite(kind):
+    # A component that is conditioned on stands there: sigma = 0, and d sigma/dt is without bound.
+    system = System({"x": VP(), "y": VP()}, clocks={"y": FrozenClock()})
+    x = State({k: torch.randn(3, 2, dtype=torch.float64) for k in ("x", "y")})
+    y = Denoiser(Halved(), system, kind)(x, 0.4)["y"]
+    assert bool(y.isfinite().all())
+    if kind in ("noise", "score", "velocity", "v"):
+        assert torch.allclose(y, x["y"])
