@@ -113,7 +113,7 @@ def test_training_windows_are_all_that_lie_within_a_series():
     # 30, 14 and 21 points; 6 + 5 before the cut and 3 after it.
     expected = [(0, c) for c in range(11, 28)] + [(1, 11)] + [(2, c) for c in range(11, 19)]
     assert list(zip(index.tolist(), cut.tolist(), strict=True)) == expected
-    assert bool(maker.batch(index, cut).observed.all(), future=True)
+    assert bool(maker.batch(index, cut, future=True).observed.all())
     assert maker.too_short() == []
 
 
