@@ -155,6 +155,13 @@ def test_a_panel_has_one_legend_beside_the_axes() -> None:
     assert all(ax.get_legend() is None for ax in figure.axes)
 
 
+def test_the_past_of_a_panel_ends_before_the_forecast_starts() -> None:
+    early = frame(["a"]).assign(ds=HISTORY.index[20:26])
+    (ax,) = plot_panel(early, long(["a"]), last=3).axes
+    expected = HISTORY.to_numpy()[17:20]
+    np.testing.assert_array_equal(lines(ax)["history"].get_ydata(), expected)
+
+
 def test_a_panel_without_history_shows_the_forecasts() -> None:
     (ax,) = plot_panel(frame(["a"])).axes
     assert len(lines(ax)["history"].get_ydata()) == 0
