@@ -4,6 +4,7 @@ from structdiff.testbeds.graph import GaussianGraph
 from structdiff.testbeds.interpolant import InterpolatedMixtures, bridge_covariance, bridge_energy
 from structdiff.testbeds.mixtures import CorrelatedGaussian, GaussianMixture, LogNormalMixture
 from structdiff.testbeds.sphere import Sphere
+from structdiff.testbeds.stationary import StationaryGaussian
 
 __all__ = [
     "CorrelatedGaussian",
@@ -12,6 +13,7 @@ __all__ = [
     "InterpolatedMixtures",
     "LogNormalMixture",
     "Sphere",
+    "StationaryGaussian",
     "bridge_covariance",
     "bridge_energy",
 ]
