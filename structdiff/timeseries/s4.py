@@ -441,7 +441,11 @@ class StateSpaceLayer(nn.Module):
         length = x.shape[1]
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
-            y = _Convolution.apply(wide, self.spectrum(length), smooth_length(2 * length))
+            spectrum, circle = self.spectrum(length), smooth_length(2 * length)
+            if torch.compiler.is_compiling():  # a Function with a jvp would break the graph
+                y = _restore(_transform(wide, circle) * spectrum, circle, length)
+            else:
+                y = _Convolution.apply(wide, spectrum, circle)
         return y.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
