@@ -1,1 +1,1 @@
-"""Time series: a pandas frame in, probabilistic forecasts in the same shape out (needs ``[timeseries]``)."""
+"""Time series: a pandas frame in, forecasts in the same shape out (extra ``[timeseries]``)."""
