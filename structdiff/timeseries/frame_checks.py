@@ -60,7 +60,7 @@ def read_times(time: pd.Series, name: Any, row_label: Label) -> pd.Index:
         return pd.PeriodIndex(time)
     if kind not in ("string", "datetime64", "datetime", "date"):
         raise StructDiffError(
-            f"the time in {name!r} holds {kind} values ({time.iloc[0]!r}); it must hold dates, "
+            f"the time in {name!r} holds {kind} values ({time.iloc[0]}); it must hold dates, "
             "date strings, periods or integers"
         )
     return _parse(time, name, row_label)
@@ -172,8 +172,8 @@ def choose_frequency(
         some = pieces[longest]
         steps = f"; it begins {', '.join(show(t) for t in some[:3])}" if len(some) else ""
         raise StructDiffError(
-            f"{label(longest)}: no frequency fits its {len(some)} timestamps{steps}. Pass freq= "
-            "(for example 'h', 'D', 'MS'), with snap=True if the timestamps are not exact"
+            f"{label(longest)}: no frequency fits its timestamps ({len(some)} in all{steps}). Pass "
+            "freq= (for example 'h', 'D', 'MS'), with snap=True if the timestamps are not exact"
         )
     return inferred
 
@@ -330,8 +330,8 @@ def _refuse_gaps(
             are = "1 timestamp is" if total == 1 else f"{total} timestamps are"
             raise StructDiffError(
                 f"{label(series)}: {are} missing, the first is {show(first)} (frequency "
-                f"{calendar.name!r}{_and_more(len(owners) - 1, 'series', '')}); pass fill_gaps=True "
-                "to insert them as missing values"
+                f"{calendar.name!r}{_and_more(len(owners) - 1, 'series', '')}); pass "
+                "fill_gaps=True to insert them as missing values"
             )
 
 

@@ -296,10 +296,9 @@ def read_panel(
     columns = [read_numbers(column, name, row_label) for name, column in source.values]
 
     key = times.asi8 if hasattr(times, "asi8") else times.to_numpy()
-    order: np.ndarray | None = np.lexsort((key, codes))
-    if (np.diff(order) > 0).all():
-        order = None
-    else:
+    order = np.lexsort((key, codes))
+    moved = bool((order[1:] < order[:-1]).any())
+    if moved:
         times, key, codes = times[order], key[order], codes[order]
         columns = [column[order] for column in columns]
     bounds = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
@@ -314,7 +313,7 @@ def read_panel(
         columns = [_scatter(c, aligned.target, len(aligned.times)) for c in columns]
     if source.layout.kind == "wide":
         regular = aligned.times
-        if regular is times and order is None:
+        if regular is times and not moved:
             regular = _with_freq(regular, source.layout.index_freq)
         series = [regular] * len(ids)
     else:

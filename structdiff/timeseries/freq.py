@@ -17,7 +17,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from structdiff.errors import StructDiffError
 
 __all__ = ["Calendar", "Freq", "infer_frequency", "parse_frequency", "show"]
 
-Freq = BaseOffset | int
+Freq: TypeAlias = BaseOffset | int
 
 # Names that pandas 2.2 deprecated and pandas 3 refuses, and what they are called now.
 _RENAMED = {
@@ -117,14 +117,14 @@ def infer_frequency(indexes: list[pd.DatetimeIndex]) -> BaseOffset | None:
     for index in longest:
         whole = _infer_regular(index)
         if whole is not None:
-            return parse_frequency(whole)  # type: ignore[return-value]
+            return parse_frequency(whole)
     for index in longest:
         for length in (12, 5):  # long enough for a weekend, else between frequent gaps
             starts = range(0, len(index) - length + 1, max(1, len(index) // 64))
             found = Counter(_infer_regular(index[s : s + length]) for s in starts)
             found.pop(None, None)
             if found and _explains(name := found.most_common(1)[0][0], index):
-                return parse_frequency(name)  # type: ignore[return-value]
+                return parse_frequency(name)
     return None
 
 
@@ -198,7 +198,7 @@ class Calendar:
         if isinstance(index, pd.PeriodIndex):
             return cls(freq, index.dtype, "", int(index.freq.n), none)
         if not isinstance(index, pd.DatetimeIndex):
-            return cls(freq, index.dtype, "", int(freq), none)  # type: ignore[arg-type]
+            return cls(freq, index.dtype, "", int(freq), none)
         assert not isinstance(freq, int)
         unit = index.unit
         if isinstance(freq, (Tick, Day)):
@@ -271,7 +271,7 @@ class Calendar:
         if self.step:
             return last + self.step * np.arange(1, h + 1)
         assert not isinstance(self.freq, int)
-        stamp = pd.Timestamp(np.datetime64(int(last), self.unit))
+        stamp = pd.DatetimeIndex(last.reshape(1).view(f"M8[{self.unit}]"))[0]
         points = _points(self.freq.base, stamp, self.unit, count=h * self.stride)
         start = int(np.searchsorted(points, last, side="right")) - 1
         return points[start + self.stride * np.arange(1, h + 1)] + (last - points[start])
