@@ -337,3 +337,11 @@ def test_restore_refuses_arrays_of_another_length():
     panel = read_panel(long_frame(times_of("hours")))
     with pytest.raises(StructDiffError, match=r"column 'x'.*as many entries"):
         panel.restore({"x": [v[1:] for v in panel.values]})
+
+
+def test_a_series_may_begin_when_the_one_before_it_ends():
+    times = times_of("hours")
+    first, second = long_frame(times[:20], ids=("b",)), long_frame(times[19:], ids=("a",))
+    frame = pd.concat([first, second], ignore_index=True)
+    panel = read_panel(frame)
+    assert_frame_equal(panel.restore({"y": panel.values}), frame)
