@@ -108,6 +108,23 @@ def test_published_chain_has_its_noise_levels() -> None:
     )
 
 
+def test_backbone_is_the_published_one_block_by_block() -> None:
+    """Both gates see one tensor, the residual starts after the time shift, skips are summed."""
+    network = small("s4")
+    x, level = torch.randn(2, 40, 3), torch.randn(2)
+    embedded = network.level(level)
+    hidden, total = torch.relu(network.input(x)), torch.zeros(2, 40, 16)
+    for block in network.blocks:
+        u = hidden + block.time(embedded)[:, None]
+        out = u + block.layer(block.norm(u))
+        gated = torch.tanh(out) * torch.sigmoid(out)
+        weight, bias = block.outputs.weight, block.outputs.bias
+        hidden = hidden + gated @ weight[:16].T + bias[:16]
+        total = total + gated @ weight[16:].T + bias[16:]
+    expected = network.head[2](torch.relu(network.head[0](total)))
+    torch.testing.assert_close(network(State({"x": x}), {"x": level})["x"], expected)
+
+
 def test_init_skip_adds_the_networks_input() -> None:
     """Same weights, with and without."""
     with_skip, without = small(init_skip=True), small()
