@@ -47,7 +47,7 @@ class Likelihood:
     log_likelihood: Tensor
     """log p(x_0), float64 (B,)."""
     prior: Tensor
-    r""":math:`\\log \\pi(x_T) + \\ln|\\alpha_T|^D`: the prior's density of the flow's end, (B,)."""
+    r""":math:`\log \pi(x_T) + \ln|\alpha_T|^D`: the prior's density of the flow's end, (B,)."""
     divergence: Tensor
     """Integral of the divergence, (B,)."""
     change_of_variables: Tensor

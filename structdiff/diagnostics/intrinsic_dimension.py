@@ -70,7 +70,7 @@ class IntrinsicDimension:
     """Estimates of the dimension per noise level and point."""
 
     rho: Tensor
-    r"""Noise levels :math:`\\sigma/\\alpha` of the first component, decreasing, (L,)."""
+    r"""Noise levels :math:`\sigma/\alpha` of the first component, decreasing, (L,)."""
     dimension: Tensor
     """Estimate per level and point, (L, B)."""
     size: Tensor

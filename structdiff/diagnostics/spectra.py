@@ -40,16 +40,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class NormalBundle:
-    """Dimensions from the spectrum of scores around every point."""
+class _Dimensions:
+    """What every estimate of a dimension per point says about all of them."""
 
-    rho: float
-    singular_values: Tensor
-    r"""In units of noise, :math:`\\sigma\\,sv/\\sqrt K`, decreasing: near 1 for a normal direction,
-    near 0 for a tangent one; (B, min(K, D))."""
     dimension: Tensor
-    """Free coordinates minus the number of large singular values, (B,)."""
 
     @property
     def n(self) -> int:
@@ -65,6 +59,18 @@ class NormalBundle:
     def standard_error(self) -> float:
         """Standard error of ``value``."""
         return mean_and_error(self.dimension.double())[1]
+
+
+@dataclass(frozen=True)
+class NormalBundle(_Dimensions):
+    """Dimensions from the spectrum of scores around every point."""
+
+    rho: float
+    singular_values: Tensor
+    r"""In units of noise, :math:`\sigma\,sv/\sqrt K`, decreasing: near 1 for a normal direction,
+    near 0 for a tangent one; (B, min(K, D))."""
+    dimension: Tensor
+    """Free coordinates minus the number of large singular values, (B,)."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The spectra, with the gap."""
@@ -128,7 +134,7 @@ def _large(spectrum: Tensor, size: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FlowSpectrum:
+class FlowSpectrum(_Dimensions):
     """Singular values of the probability flow's Jacobian on the way to the data."""
 
     rho: Tensor
@@ -142,21 +148,6 @@ class FlowSpectrum:
     """Number of slopes below 1/2, (B,)."""
     nfe: int
     """Network evaluations."""
-
-    @property
-    def n(self) -> int:
-        """Points."""
-        return len(self.dimension)
-
-    @property
-    def value(self) -> float:
-        """Global estimate: the mean over points."""
-        return mean_and_error(self.dimension.double())[0]
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of ``value``."""
-        return mean_and_error(self.dimension.double())[1]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Singular values against the noise level, with their slopes."""

@@ -230,7 +230,7 @@ def _not_an_archive(path: Path) -> str:
         return ""
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return (
-            "a pickle from before torch 1.6; if you trust its author, rewrite it once with "
-            "`torch.save(torch.load(path, map_location='cpu', weights_only=False), path)`"
+            "a pickle from before torch 1.6, which can run any code when it is read; ask its "
+            "author for a file saved by a newer torch, or for safetensors"
         )
     return "not a torch archive"

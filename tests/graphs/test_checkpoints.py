@@ -325,10 +325,10 @@ def test_a_truncated_converted_file_is_refused(converted):
         read_gdss(converted)
 
 
-def test_a_file_from_before_zip_archives_is_told_how_to_convert(converted, tmp_path, easydict):
+def test_a_file_from_before_zip_archives_is_refused_with_the_remedy(converted, tmp_path, easydict):
     path = tmp_path / "old.pth"
     torch.save(original_contents(converted), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"before torch 1\.6.*rewrite it once"):
+    with pytest.raises(CheckpointError, match=r"before torch 1\.6.*ask its author"):
         read_gdss(path)
 
 
