@@ -182,6 +182,15 @@ def test_damaged_config_is_named(saved: Path, text: str) -> None:
         MoleculeGenerator.from_pretrained(saved)
 
 
+def test_a_time_series_model_is_refused_with_the_estimator_that_loads_it(saved: Path) -> None:
+    edit(saved, lambda config: config.update(format="structdiff.timeseries/1"))
+    with pytest.raises(
+        CheckpointError,
+        match=r"a time series model, load it with structdiff\.timeseries\.TSDiff\.from_pretrained",
+    ):
+        MoleculeGenerator.from_pretrained(saved)
+
+
 @pytest.mark.parametrize("part", ["parameters", "model", "vocabulary", "node_counts"])
 def test_config_without_a_part_says_which(saved: Path, part: str) -> None:
     edit(saved, lambda config: config.pop(part))
