@@ -39,7 +39,9 @@ def test_entries_are_those_of_the_definition(cut):
     )
     x, observed = cut_by_hand(data[1], cut)
     assert np.array_equal(batch.observed[0].numpy(), observed)
-    assert np.allclose(batch.x[0] * batch.scale[0], x, atol=1e-6)
+    values = batch.unscaled(batch.x).numpy()[0]
+    assert np.allclose(values[observed], x[observed], atol=1e-6)
+    assert not batch.x[0].numpy()[~observed].any()
 
 
 def test_hidden_context_is_hidden_where_it_reappears_as_a_lag():
@@ -72,10 +74,45 @@ def test_a_forecast_sees_nothing_after_the_cut():
 def test_the_scale_is_the_mean_size_of_the_observed_context():
     data = series()
     data[0][10] = np.nan
-    batch = WindowMaker(data, CONTEXT, HORIZON).batch(
+    batch = WindowMaker(data, CONTEXT, HORIZON, scaling="mean").batch(
         torch.tensor([0]), torch.tensor([14]), future=True
     )
     assert float(batch.scale[0]) == pytest.approx(np.nanmean(np.abs(data[0][8:14])), rel=1e-12)
+    assert float(batch.shift[0]) == 0.0
+
+
+def test_standard_scaling_is_mean_and_deviation_with_a_floor_of_the_level():
+    data = series()
+    data[0][10] = np.nan
+    batch = WindowMaker(data, CONTEXT, HORIZON).batch(
+        torch.tensor([0]), torch.tensor([14]), future=True
+    )
+    past = data[0][8:14]
+    floor = 0.01 * np.nanmean(np.abs(past))
+    assert float(batch.shift[0]) == pytest.approx(np.nanmean(past), rel=1e-12)
+    assert float(batch.scale[0]) == pytest.approx(np.hypot(np.nanstd(past), floor), rel=1e-12)
+
+
+def test_a_series_that_does_not_move_is_not_blown_up():
+    values = np.full(22, 100.0)
+    values[20] = 101.0
+    batch = WindowMaker([values], CONTEXT, HORIZON).batch(
+        torch.tensor([0]), torch.tensor([18]), future=True
+    )
+    assert batch.x[0, :, 0].tolist() == pytest.approx([0.0] * 8 + [1.0])  # one percent is 1
+
+
+def test_training_windows_hold_lines_through_gaps_that_stay_marked_as_missing():
+    values = np.arange(30.0)
+    values[[0, 15, 16]] = np.nan
+    batch = WindowMaker([values], CONTEXT, HORIZON, fill=True).batch(
+        torch.tensor([0, 0]), torch.tensor([14, 6]), future=True
+    )
+    restored = batch.unscaled(batch.x)[:, :, 0]
+    assert restored[0].tolist() == pytest.approx(list(range(8, 17)), abs=1e-5)
+    assert batch.observed[0, :, 0].tolist() == [True] * 7 + [False] * 2
+    assert restored[1].tolist() == pytest.approx([1.0, *range(1, 9)], abs=1e-5)
+    assert not batch.observed[1, 0, 0]
 
 
 def test_a_factor_on_a_series_changes_the_scale_alone():
@@ -101,7 +138,7 @@ def test_a_window_does_not_depend_on_its_batch_mates():
 
 def test_a_context_of_zeros_is_scaled_by_the_past_of_its_own_series():
     values = np.concatenate([np.full(10, 4.0), np.zeros(12)])
-    maker = WindowMaker([values, np.zeros(22)], CONTEXT, HORIZON)
+    maker = WindowMaker([values, np.zeros(22)], CONTEXT, HORIZON, scaling="mean")
     batch = maker.batch(torch.tensor([0, 1]), torch.tensor([18, 18]), future=True)
     assert float(batch.scale[0]) == pytest.approx(40 / 12)
     assert float(batch.scale[1]) == 1.0  # nothing but zeros: they stay zeros
@@ -125,6 +162,11 @@ def test_no_series_long_enough_says_how_long_one_must_be():
     maker = WindowMaker(series(lengths=(9, 13)), CONTEXT, HORIZON, LAGS)
     with pytest.raises(StructDiffError, match=r"at least 14 points .* the longest has 13"):
         maker.training_cuts()
+
+
+def test_unknown_scaling_is_refused():
+    with pytest.raises(StructDiffError, match="choose standard or mean"):
+        WindowMaker(series(), CONTEXT, HORIZON, scaling="minmax")
 
 
 @pytest.mark.parametrize("bad", [{"context": 0}, {"horizon": 0}, {"lags": (0,)}])

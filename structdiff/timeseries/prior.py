@@ -1,0 +1,159 @@
+r"""A Gaussian prior inside the network: it learns only what a Gaussian does not know.
+
+With :math:`y = x_0 + \rho\epsilon` and a Gaussian :math:`N(m, S)` fitted to the training windows,
+the best linear denoiser and its mean error are closed forms,
+
+.. math:: G(y) = m + S (S + \rho^2)^{-1} (y - m), \qquad
+          c_{out}^2 = \tfrac1d \sum_i \frac{\lambda_i \rho^2}{\lambda_i + \rho^2},
+
+with :math:`\lambda_i` the eigenvalues of S. The denoiser is :math:`D = G(y) + c_{out} F`: the
+preconditioning of Karras et al. 2022 (EDM, table 1) with the covariance of the data in place of one
+variance, to which it reduces for :math:`S = s^2 I`. Before the first step of training it already is
+the exact denoiser of a Gaussian with the correlations of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from structdiff.errors import StructDiffError
+from structdiff.guidance import GaussianCovariance
+from structdiff.state import State
+
+
+class GaussianSkip(nn.Module):
+    r"""A network around a Gaussian prior, under the package's contract.
+
+    To be used with ``Denoiser(..., prediction="data", data_std=1.0, scale_input=True)``, which
+    hands over :math:`y / \sqrt{1 + \rho^2}` whatever the process.
+
+    Parameters
+    ----------
+    backbone
+        ``(State, log_snr, condition) -> State``. It sees what the Gaussian takes for noise,
+        :math:`(y - G)/\rho`, and as ``condition`` (B, L, C + F) the scaled window and the F
+        features of the caller.
+    shape
+        (L, C) of a window.
+    rank
+        Directions that the prior holds.
+    """
+
+    mean: Tensor
+    vectors: Tensor
+    values: Tensor
+    rest: Tensor
+
+    def __init__(self, backbone: nn.Module, shape: tuple[int, int], rank: int) -> None:
+        super().__init__()
+        self.backbone, self.shape = backbone, tuple(shape)
+        size = shape[0] * shape[1]
+        if not 1 <= rank <= size:
+            raise StructDiffError(f"a window of {size} numbers has rank 1 to {size}, not {rank}")
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("vectors", torch.eye(size, rank))
+        self.register_buffer("values", torch.ones(rank))
+        self.register_buffer("rest", torch.ones(()))
+
+    @property
+    def covariance(self) -> GaussianCovariance:
+        """The prior, of the coordinates (L C,)."""
+        return GaussianCovariance(
+            self.mean.cpu(), self.vectors.cpu(), self.values.cpu(), float(self.rest)
+        )
+
+    def set_covariance(self, prior: GaussianCovariance) -> None:
+        """Take over a prior of the same size and rank.
+
+        Raises
+        ------
+        StructDiffError
+            If it has another size or rank.
+        """
+        if prior.vectors.shape != self.vectors.shape:
+            raise StructDiffError(
+                f"the network holds a prior of size and rank {tuple(self.vectors.shape)}, "
+                f"got {tuple(prior.vectors.shape)}"
+            )
+        for name in ("mean", "vectors", "values"):
+            getattr(self, name).copy_(getattr(prior, name))
+        self.rest.fill_(prior.rest)
+
+    def denoise(self, window: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The Gaussian's G(y) (B, d), and c_out squared (B, 1).
+
+        Parameters
+        ----------
+        window
+            :math:`y = x_0 + \rho\epsilon`, (B, d).
+        variance
+            :math:`\rho^2`, (B, 1).
+        """
+        along = self.values / (self.values + variance)  # (B, k)
+        rest = self.rest / (self.rest + variance)  # (B, 1)
+        gap = window - self.mean
+        estimate = self.mean + rest * gap + ((gap @ self.vectors) * (along - rest)) @ self.vectors.T
+        size, rank = self.vectors.shape
+        error = (along.sum(1, keepdim=True) + (size - rank) * rest) * variance / size
+        return estimate, error
+
+    def forward(
+        self, x: State, log_snr: Mapping[str, Tensor], condition: Tensor | None = None
+    ) -> State:
+        """Scaled windows (B, L, C), half log-SNR (B,), features (B, L, F) -> E[x0 | y]."""
+        scaled = x["x"]
+        level = log_snr["x"].to(scaled.dtype)[:, None]
+        variance = torch.exp(-2 * level)
+        window = (scaled * torch.sqrt(1 + variance)[:, :, None]).flatten(1)
+        estimate, error = self.denoise(window, variance)
+        noise = ((window - estimate) * torch.exp(level)).unflatten(1, scaled.shape[1:])
+        features = scaled if condition is None else torch.cat((scaled, condition), dim=2)
+        out = self.backbone(State({"x": noise}), log_snr, features)["x"]
+        return x.map(
+            lambda _: estimate.unflatten(1, scaled.shape[1:]) + torch.sqrt(error)[:, :, None] * out
+        )
+
+
+@dataclass(frozen=True)
+class GaussianWeight:
+    r"""Unit weight of :class:`GaussianSkip`'s network: :math:`\rho^2/c_{out}^2` on the noise.
+
+    Parameters
+    ----------
+    prior
+        Whose mean posterior variance :math:`c_{out}^2` is. With all eigenvalues equal this is
+        :class:`~structdiff.objectives.EDMWeight`.
+    """
+
+    prior: GaussianCovariance
+
+    def __call__(self, half_log_snr: Tensor) -> Tensor:
+        values = self.prior.values.to(half_log_snr.device)
+        size, rank = self.prior.vectors.shape
+        variance = torch.exp(-2 * half_log_snr.double())[:, None]
+        known = (values / (values + variance)).sum(1)
+        known = known + (size - rank) * self.prior.rest / (self.prior.rest + variance[:, 0])
+        return (size / known).to(half_log_snr.dtype)
+
+
+def fit_prior(windows: Tensor, rank: int) -> GaussianCovariance:
+    """The Gaussian of training windows (N, L, C), with its mean and at most ``rank`` directions.
+
+    Windows of a bursty series may lie many standard deviations out, and a covariance follows its
+    largest samples: a window whose mean square is above nine times the median one is drawn in to
+    that, as in a Huber estimate of scale.
+    """
+    size = windows.flatten(1).double()
+    square = size.square().mean(1)
+    limit = 9 * square.median()
+    drawn = size * torch.sqrt((limit / square.clamp(min=1e-30)).clamp(max=1.0))[:, None]
+    return GaussianCovariance.fit(drawn, min(rank, size.shape[1], len(size) - 1))
+
+
+def prior_of(network: nn.Module) -> GaussianCovariance | None:
+    """The prior that a network holds; None for one without."""
+    return network.covariance if isinstance(network, GaussianSkip) else None
