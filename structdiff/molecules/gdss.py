@@ -18,6 +18,7 @@ import torch
 from rdkit import Chem
 from sklearn.base import BaseEstimator
 
+from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
 from structdiff.molecules import sampling, storage
 from structdiff.molecules.correction import BuiltMolecule
@@ -254,7 +255,7 @@ class MoleculeGenerator(BaseEstimator):
         chosen = sampling.choose_sampler(self.spec_, sampler, steps)
         seed = self.random_state if random_state is None else random_state
         return sampling.sample_built(
-            self.denoiser_.to(sampling.sampling_device(self.accelerator)),
+            self.denoiser_.to(sampling_device(self.accelerator)),
             chosen,
             n,
             self.vocabulary_,

@@ -84,30 +84,6 @@ def _published(spec: ModelSpec, steps: int | None) -> Sampler:
     return get_sampler("pc", 1000 if steps is None else steps, **options)
 
 
-def sampling_device(accelerator: str) -> torch.device:
-    """Where molecules are sampled: ``"auto"`` is the GPU if there is one, else the CPU.
-
-    Parameters
-    ----------
-    accelerator
-        Lightning's name: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"cuda"``.
-
-    Raises
-    ------
-    StructDiffError
-        If a GPU is asked for and there is none, or the name is another.
-    """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise StructDiffError(
-            f"cannot sample on accelerator {accelerator!r}: choose auto, cpu, gpu or cuda"
-        )
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise StructDiffError("there is no GPU here: set accelerator='auto' or 'cpu'")
-    return torch.device("cuda")
-
-
 def to_frame(built: list[BuiltMolecule]) -> pd.DataFrame:
     """Columns ``smiles``, ``valid`` (before correction) and ``corrected``."""
     return pd.DataFrame(

@@ -1,1 +1,7 @@
-"""Time series: a pandas frame in, forecasts in the same shape out (extra ``[timeseries]``)."""
+"""Time series: forecasting, imputation, refinement and synthesis with TSDiff."""
+
+from structdiff.timeseries.frames import Panel, read_panel
+from structdiff.timeseries.refining import Refinement
+from structdiff.timeseries.tsdiff import TSDiff
+
+__all__ = ["Panel", "Refinement", "TSDiff", "read_panel"]

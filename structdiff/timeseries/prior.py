@@ -24,6 +24,9 @@ from structdiff.errors import StructDiffError
 from structdiff.guidance import GaussianCovariance
 from structdiff.state import State
 
+PRIOR_TENSORS = ("mean", "vectors", "values", "rest")
+"""Buffers of :class:`GaussianSkip` that are the prior."""
+
 
 class GaussianSkip(nn.Module):
     r"""A network around a Gaussian prior, under the package's contract.

@@ -192,15 +192,21 @@ class WindowMaker:
         self, index: Tensor, start: Tensor, values: Tensor, observed: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Shift and scale of the observed context, else of the series before it; (B,) each."""
-        context, seen = values[:, : self.context, 0], observed[:, : self.context, 0]
+        context, seen = values[:, : self.context, 0], observed[:, : self.context, 0].clone()
         shift, scale = _affine(context, seen, self.scaling)
         for row in (scale == 0).nonzero()[:, 0].tolist():  # rare: a context of zeros or gaps
             first = int(self._first[index[row]])
             past = slice(first, first + max(int(start[row]), 0))
-            before = _affine(self._values[past][None], self._observed[past][None], self.scaling)
-            scale[row] = before[1][0]
-            if not bool(seen[row].any()):
-                shift[row] = before[0][0]
+            # A gap may leave only points after the cut; a forecast has none there.
+            for v, known in (
+                (values[row, :, 0], observed[row, :, 0]),
+                (self._values[past], self._observed[past]),
+            ):
+                other = _affine(v[None], known[None], self.scaling)
+                if not bool(seen[row].any()) and bool(known.any()):
+                    shift[row], seen[row, 0] = other[0][0], True
+                if scale[row] == 0:
+                    scale[row] = other[1][0]
         return shift, torch.where(scale == 0, 1.0, scale)
 
     def training_cuts(self) -> tuple[Tensor, Tensor]:

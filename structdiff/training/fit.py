@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import warnings
@@ -130,8 +131,8 @@ def fit(
         )
     if checkpoint is not None:
         _check_resumable(checkpoint, module, settings)
-    trainer = _trainer(settings, folder, [*callbacks, _Share(batches)])
-    with _interruptible():
+    with _quiet(), _interruptible():
+        trainer = _trainer(settings, folder, [*callbacks, _Share(batches)])
         trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
@@ -182,7 +183,8 @@ class _Average(EMAWeightAveraging):
     """The moving average of the weights, after every step from the first."""
 
     def __init__(self, decay: float) -> None:
-        super().__init__(decay=decay, update_starting_at_step=0)
+        # Buffers are constants of the model: an average would round them a little at every step.
+        super().__init__(decay=decay, use_buffers=False, update_starting_at_step=0)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A resumed run that has no step left never reaches the end of training.
@@ -199,6 +201,18 @@ class _Share(pl.Callback):
         place = trainer.distributed_sampler_kwargs
         if place is not None and isinstance(self.batches, ShuffledBatches):
             self.batches.share(place["rank"], place["num_replicas"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on devices, its tips and its farewell: they are not ours."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

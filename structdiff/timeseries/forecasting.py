@@ -1,0 +1,194 @@
+"""From sample paths to the columns of a result frame, in the caller's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from structdiff.errors import StructDiffError
+from structdiff.timeseries.calibration import central_interval
+from structdiff.timeseries.frames import Panel
+from structdiff.timeseries.layout import Layout
+from structdiff.timeseries.scores import sample_quantiles
+
+MODEL = "TSDiff"
+Array = npt.NDArray[np.float64]
+
+
+def check_levels(level: Any) -> list[float]:
+    """Percents of central intervals, increasing; a number is one of them.
+
+    Raises
+    ------
+    StructDiffError
+        If one is not between 0 and 100.
+    """
+    levels = [level] if isinstance(level, (int, float)) else list(level or ())
+    for value in levels:
+        if isinstance(value, bool) or not 0 < float(value) < 100:
+            raise StructDiffError(f"a level is percent between 0 and 100, such as 80, not {value}")
+    return sorted(set(levels))
+
+
+def check_quantiles(quantiles: Any) -> list[float]:
+    """Quantile levels, increasing; a number is one of them.
+
+    Raises
+    ------
+    StructDiffError
+        If one is not between 0 and 1.
+    """
+    chosen = [quantiles] if isinstance(quantiles, (int, float)) else list(quantiles or ())
+    for value in chosen:
+        if isinstance(value, bool) or not 0 < float(value) < 1:
+            raise StructDiffError(f"a quantile lies between 0 and 1, such as 0.9, not {value}")
+    return sorted(set(chosen))
+
+
+def forecast_columns(
+    paths: Sequence[Array], level: Any = None, quantiles: Any = None
+) -> dict[Hashable, list[Array]]:
+    """Columns of a forecast: the median, ``lo`` and ``hi`` of every level, every quantile.
+
+    Parameters
+    ----------
+    paths
+        Per series, (S, h).
+    level
+        Percents of central intervals.
+    quantiles
+        Quantile levels, by the rule of gluonts (the nearest of the sorted paths).
+
+    Returns
+    -------
+    dict
+        ``TSDiff``, ``TSDiff-lo-95``, ``TSDiff-lo-80``, ``TSDiff-hi-80``, ``TSDiff-hi-95``,
+        ``TSDiff-q0.1`` ..., each an array (h,) per series.
+    """
+    levels, chosen = check_levels(level), check_quantiles(quantiles)
+    columns: dict[Hashable, list[Array]] = {MODEL: [np.median(p, axis=0) for p in paths]}
+    ends = {v: [central_interval(p[None], float(v)) for p in paths] for v in levels}
+    for value in reversed(levels):
+        columns[f"{MODEL}-lo-{value:g}"] = [low[0] for low, _ in ends[value]]
+    for value in levels:
+        columns[f"{MODEL}-hi-{value:g}"] = [high[0] for _, high in ends[value]]
+    for value in chosen:
+        columns[f"{MODEL}-q{value:g}"] = [sample_quantiles(p[None], [value])[0, 0] for p in paths]
+    return columns
+
+
+def path_frame(panel: Panel, paths: Sequence[Array], times: list[pd.Index]) -> pd.DataFrame:
+    """Every path: long with a column ``sample``, or wide with the path's number as column level.
+
+    Parameters
+    ----------
+    panel
+        Whose layout is kept.
+    paths
+        Per series, (S, h).
+    times
+        Per series, its h times.
+    """
+    if panel.layout == "wide":
+        count = len(paths[0])
+        frame = panel.restore({i: [p[i] for p in paths] for i in range(count)}, times)
+        return pd.DataFrame(frame)
+    repeated = [t.append([t] * (len(p) - 1)) for t, p in zip(times, paths, strict=True)]
+    numbers = [np.repeat(np.arange(len(p)), p.shape[1]) for p in paths]
+    values = [p.reshape(-1) for p in paths]
+    return pd.DataFrame(panel.restore({"sample": numbers, MODEL: values}, repeated))
+
+
+def cutoffs(panel: Panel, h: int, n_windows: int, step_size: int | None) -> Iterable[int]:
+    """How many points are cut from the end of each series for every window, the earliest first.
+
+    Raises
+    ------
+    StructDiffError
+        If a number is below 1, or a series is too short for the first window.
+    """
+    step = h if step_size is None else step_size
+    for name, value in (("n_windows", n_windows), ("step_size", step), ("h", h)):
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise StructDiffError(f"{name} must be a whole number of at least 1, got {value!r}")
+    first = h + (n_windows - 1) * step
+    for i, values in enumerate(panel.values):
+        if len(values) <= first:
+            raise StructDiffError(
+                f"{panel.label(i)} has {len(values)} points; {n_windows} windows of {h} points, "
+                f"{step} apart, need more than {first}: take fewer windows"
+            )
+    return [first - k * step for k in range(n_windows)]
+
+
+def with_cutoff(frame: pd.DataFrame, known: Panel, time_col: Hashable) -> pd.DataFrame:
+    """A result frame with the last known time of its series, as column ``cutoff`` after the time.
+
+    A wide frame, which has one time for all its series, gets it as an outer index level.
+    """
+    if known.layout == "wide":
+        return pd.concat({known.times[0][-1]: frame}, names=["cutoff"])
+    counts = len(frame) // len(known)
+    ends = [t[-1:].repeat(counts) for t in known.times]
+    frame = frame.copy()
+    place = list(frame.columns).index(time_col) + 1 if time_col in frame.columns else 0
+    frame.insert(place, "cutoff", ends[0].append(ends[1:]).to_series().array)
+    return frame
+
+
+def plain(panel: Panel, id_col: Hashable, time_col: Hashable, target_col: Hashable) -> Panel:
+    """The same series, to be written as a long frame with three plain columns."""
+    layout = Layout(
+        "long",
+        time=time_col,
+        target=target_col,
+        id=id_col,
+        id_place="column",
+        order=[id_col, time_col, target_col],
+        dtypes={target_col: np.dtype(np.float64)},
+    )
+    names = ["series" if name is None else name for name in panel.ids]
+    labels = pd.Series(names, dtype=None if panel.ids[0] is None else object).array
+    return replace(panel, ids=names, source=layout, labels=labels)
+
+
+def as_long(
+    panel: Panel, frame: Any, id_col: Hashable, time_col: Hashable, target_col: Hashable
+) -> pd.DataFrame:
+    """A result frame in the caller's shape as a long one with plain columns.
+
+    Parameters
+    ----------
+    panel
+        Whose layout the frame has.
+    frame
+        Result of a forecast or of a cross-validation.
+    id_col, time_col, target_col
+        Names that the columns get.
+    """
+    source, names = panel.source, [id_col, time_col]
+    whole = frame.to_frame(MODEL) if isinstance(frame, pd.Series) else frame
+    if panel.layout == "long":
+        levels = [n for n in whole.index.names if n is not None]
+        whole = whole.reset_index(levels) if levels else whole
+        if source.id is None:
+            whole = whole.assign(**{str(id_col): "series"})
+        renamed = {source.id: id_col, source.time: time_col, source.target: target_col}
+        return whole.rename(columns={k: v for k, v in renamed.items() if k is not None})
+    if source.time_place == "column":
+        place = next(c for c in whole.columns if source.time in (c, c[0]))
+        whole = whole.set_index(place)
+    times = whole.index.get_level_values(-1)
+    parts = []
+    for name in panel.ids:
+        one = whole if source.is_series else whole[name]
+        part = one.to_frame(MODEL) if isinstance(one, pd.Series) else one.copy()
+        part.insert(0, names[0], "series" if name is None else name)
+        part.insert(1, names[1], times)
+        parts.append(part.reset_index(drop=True))
+    return pd.concat(parts, ignore_index=True).rename(columns={source.target: target_col})

@@ -1,0 +1,431 @@
+"""Forecast, fill, refine and synthesise series with one diffusion model of windows.
+
+TSDiff (Kollovieh et al., NeurIPS 2023) trains without conditions and conditions when it samples.
+
+>>> from structdiff.timeseries import TSDiff
+>>> model = TSDiff(h=24).fit(frame)                     # columns unique_id, ds, y; or a wide frame
+>>> model.predict(level=[80, 95])
+>>> filled = model.impute(frame_with_gaps)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from tqdm import tqdm
+
+from structdiff.devices import sampling_device
+from structdiff.errors import StructDiffError
+from structdiff.guidance import GaussianCovariance
+from structdiff.timeseries import storage
+from structdiff.timeseries.forecasting import (
+    check_levels,
+    check_quantiles,
+    forecast_columns,
+    path_frame,
+)
+from structdiff.timeseries.frames import Panel, read_panel
+from structdiff.timeseries.models import (
+    ModelSpec,
+    build_denoiser,
+    check_guidance,
+    choose_context,
+    choose_lags,
+    new_spec,
+    set_prior,
+)
+from structdiff.timeseries.refining import refinement_time
+from structdiff.timeseries.sampling import WindowSampler, choose_sampler, series_seeds
+from structdiff.timeseries.season import seasonality_of
+from structdiff.timeseries.uses import SeriesUses, whole
+
+if TYPE_CHECKING:
+    from structdiff.denoisers import Denoiser
+
+Array = npt.NDArray[np.float64]
+
+
+class TSDiff(SeriesUses, BaseEstimator):
+    """A generative model of windows of series: one training, many uses.
+
+    Frames are long (columns for id, time and value), wide (a DatetimeIndex and one column per
+    series) or a single Series; answers come in the same shape. NaN is a missing value. The frames
+    handed in are never changed.
+
+    Parameters
+    ----------
+    h
+        Horizon: points ahead that a window holds. Other horizons can be asked for when predicting.
+    freq
+        Frequency; inferred where it can be.
+    context
+        Points of the past that a window holds; chosen from the frequency by default.
+    lags
+        Distances of lagged copies beside the series, ``"auto"`` or None.
+    scaling
+        ``"standard"`` or ``"mean"``, see :mod:`structdiff.timeseries.windows`.
+    preset
+        ``"paper"``: exact S4, 100 DDPM steps, mean scaling, quantile guidance, as published.
+    kernel, hidden, blocks, state_size, network_settings
+        Of the network, see :class:`~structdiff.timeseries.networks.TSDiffNetwork`.
+    guidance
+        ``"covariance"``, ``"quantile"`` (TSDiff-Q) or ``"squared"`` (TSDiff-MS); None is the
+        model's own.
+    guidance_scale
+        s of the last two.
+    sampler, steps
+        Name of a sampler or a :class:`~structdiff.samplers.Sampler`, and its steps; by default the
+        model's own, 20 steps of DPM-Solver++.
+    n_samples
+        Sample paths per series.
+    batch_size, max_steps, max_minutes, learning_rate
+        Of training, which stops after the steps or the minutes, whichever come first.
+    checkpoint_every
+        Optimiser steps between checkpoints, when ``fit`` is given a folder.
+    accelerator
+        Where to train and sample: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+    fill_gaps, snap
+        Insert absent timestamps as missing values; move jittered ones to the grid.
+    id_col, time_col, target_col
+        Columns of long frames.
+    random_state
+        Seeds weights, data order, noise and, unless a call gives its own, sampling.
+    progress
+        Show progress bars.
+
+    Attributes
+    ----------
+    denoiser_ : Denoiser
+        The trained model; works with every sampler of :mod:`structdiff.samplers`.
+    spec_ : ModelSpec
+        What it is made of.
+    covariance_ : GaussianCovariance
+        Of the scaled training windows.
+    freq_ : str or int
+        Frequency of the training series.
+    levels_ : numpy.ndarray
+        Shift and scale of training windows, (N, 2), for synthetic series in units of the data.
+    refinement_time_ : float
+        Noise level, as a time, at which refinement asks the model.
+    training_ : dict
+        Record of the training.
+    """
+
+    denoiser_: Denoiser
+    spec_: ModelSpec
+    covariance_: GaussianCovariance
+    freq_: str | int
+    levels_: Array
+    panel_: Panel
+    refinement_time_: float
+    training_: dict[str, Any]
+
+    def __init__(
+        self,
+        h: int = 24,
+        *,
+        freq: Any = None,
+        context: int | None = None,
+        lags: str | Sequence[int] | None = "auto",
+        scaling: str = "standard",
+        preset: str | None = None,
+        kernel: str = "s4d",
+        hidden: int = 64,
+        blocks: int = 3,
+        state_size: int = 64,
+        network_settings: dict[str, Any] | None = None,
+        guidance: str | None = None,
+        guidance_scale: float | None = None,
+        sampler: Any = None,
+        steps: int | None = None,
+        n_samples: int = 100,
+        batch_size: int = 64,
+        max_steps: int = 1000,
+        max_minutes: float | None = None,
+        learning_rate: float = 1e-3,
+        checkpoint_every: int = 500,
+        accelerator: str = "auto",
+        fill_gaps: bool = False,
+        snap: bool = False,
+        id_col: Hashable = "unique_id",
+        time_col: Hashable = "ds",
+        target_col: Hashable = "y",
+        random_state: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.h = h
+        self.freq = freq
+        self.context = context
+        self.lags = lags
+        self.scaling = scaling
+        self.preset = preset
+        self.kernel = kernel
+        self.hidden = hidden
+        self.blocks = blocks
+        self.state_size = state_size
+        self.network_settings = network_settings
+        self.guidance = guidance
+        self.guidance_scale = guidance_scale
+        self.sampler = sampler
+        self.steps = steps
+        self.n_samples = n_samples
+        self.batch_size = batch_size
+        self.max_steps = max_steps
+        self.max_minutes = max_minutes
+        self.learning_rate = learning_rate
+        self.checkpoint_every = checkpoint_every
+        self.accelerator = accelerator
+        self.fill_gaps = fill_gaps
+        self.snap = snap
+        self.id_col = id_col
+        self.time_col = time_col
+        self.target_col = target_col
+        self.random_state = random_state
+        self.progress = progress
+
+    # --- training ----------------------------------------------------------------------------
+    def fit(
+        self,
+        df: Any,
+        y: None = None,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+    ) -> TSDiff:
+        """Train on the series of a frame.
+
+        Parameters
+        ----------
+        df
+            Long or wide frame, or a Series.
+        y
+            Ignored; there for scikit-learn's habits.
+        out
+            Folder for checkpoints and the log; None keeps neither.
+        resume
+            Continue the run in ``out``: the same frame and settings give the same model as an
+            uninterrupted run.
+
+        Raises
+        ------
+        StructDiffError
+            If the frame is not a set of regular series, or none is long enough.
+        CheckpointError
+            If ``out`` already holds a run and ``resume`` is False.
+        """
+        return self.fit_panel(self._read(df, self.freq), out=out, resume=resume)
+
+    def fit_panel(
+        self, panel: Panel, *, out: str | Path | None = None, resume: bool = False
+    ) -> TSDiff:
+        """Train on series that were read already; see :meth:`fit`."""
+        from structdiff.timeseries.training import TrainingWindows, train
+
+        horizon = whole("h", self.h)
+        season = seasonality_of(panel.freq)
+        longest = max(len(v) for v in panel.values)
+        if self.guidance is not None:
+            check_guidance(self.guidance)
+        spec = new_spec(
+            context=choose_context(self.context, horizon, season, longest),
+            horizon=horizon,
+            lags=choose_lags(self.lags, season, self.preset),
+            points=int(sum(np.isfinite(v).sum() for v in panel.values)),
+            preset=self.preset,
+            scaling=self.scaling,  # type: ignore[arg-type]
+            kernel=self.kernel,
+            hidden=self.hidden,
+            blocks=self.blocks,
+            state_size=self.state_size,
+            network_settings=self.network_settings or {},
+        )
+        usable = panel.at_least(spec.reach + horizon)
+        windows = TrainingWindows(usable, spec, self._seed())
+        self.spec_ = spec.with_rank(len(windows.prior.values))
+        self.covariance_, self.freq_, self.panel_ = windows.prior, panel.freq, panel
+        self.levels_ = windows.levels()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed())
+            self.denoiser_ = build_denoiser(self.spec_)
+        set_prior(self.denoiser_, windows.prior)
+        self.training_ = train(self, windows, out, resume)
+        self.training_ |= {"series": len(usable), "left_out": len(panel) - len(usable)}
+        self.denoiser_.eval().requires_grad_(False)
+        self.refinement_time_ = refinement_time(self.denoiser_, windows.sample.x, self._seed())
+        return self
+
+    def _read(self, df: Any, freq: Any) -> Panel:
+        return read_panel(
+            df, freq, self.id_col, self.time_col, self.target_col, self.fill_gaps, self.snap
+        )
+
+    def _seed(self) -> int:
+        return 0 if self.random_state is None else int(self.random_state)
+
+    # --- forecasting -------------------------------------------------------------------------
+    def predict(
+        self, df: Any = None, h: int | None = None, level: Any = None, quantiles: Any = None
+    ) -> Any:
+        """Forecast the points after the end of every series.
+
+        Parameters
+        ----------
+        df
+            Series to go on with; None is the training frame. They need not be those of training.
+        h
+            Points ahead; None is the model's. More are reached by windows one after another.
+        level
+            Percents of central intervals, such as ``[80, 95]``.
+        quantiles
+            Quantile levels, such as ``[0.1, 0.9]``.
+
+        Returns
+        -------
+        DataFrame
+            In the shape of the frame: ``TSDiff`` (the median), ``TSDiff-lo-80``,
+            ``TSDiff-hi-80``, ``TSDiff-q0.1`` ...
+
+        Raises
+        ------
+        StructDiffError
+            If the model is not fitted, a series is all missing where the model looks, or a level
+            is out of range.
+        """
+        check_levels(level), check_quantiles(quantiles)
+        panel = self.panel_of(df)
+        steps = self._horizon(h)
+        columns = forecast_columns(self.panel_paths(panel, steps), level, quantiles)
+        return panel.restore(columns, panel.future(steps))
+
+    def sample_paths(
+        self, df: Any = None, h: int | None = None, n_samples: int | None = None
+    ) -> pd.DataFrame:
+        """The sample paths themselves; ``df`` and ``h`` as for :meth:`predict`.
+
+        Returns
+        -------
+        DataFrame
+            Long: columns ``sample`` and ``TSDiff``, one path after another. Wide: the number of
+            the path as a column level.
+        """
+        panel, steps = self.panel_of(df), self._horizon(h)
+        return path_frame(panel, self.panel_paths(panel, steps, n_samples), panel.future(steps))
+
+    def panel_paths(
+        self,
+        panel: Panel,
+        h: int | None = None,
+        n_samples: int | None = None,
+        seed: int | None = None,
+    ) -> list[Array]:
+        """Sample paths after the end of every series, (S, h) each, in its units.
+
+        Parameters
+        ----------
+        panel
+            Series.
+        h, n_samples
+            None is the model's.
+        seed
+            None is ``random_state``, or fresh randomness without one.
+        """
+        sampler, steps = self.window_sampler(), self._horizon(h)
+        panel.require_observed(sampler.spec.context)
+        paths, seed = self._paths(n_samples), self.sampling_seed(seed)
+        names = zip(panel.ids, panel.values, strict=True)
+        bar = tqdm(names, "sampling", len(panel), unit="series", disable=not self.progress)
+        return [
+            sampler.forecast(values, steps, series_seeds(seed, name, paths)) for name, values in bar
+        ]
+
+    def panel_of(self, df: Any) -> Panel:
+        """Read a frame under the model's frequency; None is the training frame.
+
+        Raises
+        ------
+        StructDiffError
+            If there is no training frame, as after ``from_pretrained``.
+        """
+        self._check_fitted()
+        if df is None:
+            if not hasattr(self, "panel_"):
+                raise StructDiffError("a loaded model has no training frame: pass the series as df")
+            return self.panel_
+        return self._read(df, self.freq_)
+
+    def window_sampler(self) -> WindowSampler:
+        """The trained model with its sampler and guidance, on the device of ``accelerator``."""
+        self._check_fitted()
+        denoiser = self.denoiser_.to(sampling_device(self.accelerator))
+        kind = self.guidance or self.spec_.guidance["kind"]
+        own = kind == self.spec_.guidance["kind"]
+        scale = self.guidance_scale
+        if scale is None and own:
+            scale = self.spec_.guidance["scale"]
+        chosen = choose_sampler(self.spec_, denoiser, self.sampler, self.steps)
+        return WindowSampler(denoiser, self.spec_, self.covariance_, chosen, kind, scale)
+
+    def sampling_seed(self, seed: int | None = None) -> int:
+        """The seed of a call: its own, else ``random_state``, else a fresh one."""
+        chosen = self.random_state if seed is None else seed
+        if chosen is None:
+            return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        return int(chosen)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "denoiser_"):
+            raise StructDiffError("this TSDiff is not fitted: call fit or from_pretrained")
+
+    def _horizon(self, h: int | None) -> int:
+        self._check_fitted()
+        return self.spec_.horizon if h is None else whole("h", h)
+
+    def _paths(self, n_samples: int | None) -> int:
+        return whole("n_samples", self.n_samples if n_samples is None else n_samples)
+
+    # --- storage -----------------------------------------------------------------------------
+    def save_pretrained(self, folder: str | Path, *, dtype: str = "float32") -> Path:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``.
+
+        Parameters
+        ----------
+        folder
+            Made if it does not exist.
+        dtype
+            Of the stored weights: ``"float32"``, or ``"float16"`` at half the size.
+        """
+        return storage.save(self, Path(folder), dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        dtype: str = "float32",
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Upload to the Hugging Face hub, for :meth:`from_pretrained`; the commit's address."""
+        return storage.push(self, repository, dtype, private, token)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> TSDiff:
+        """Load an embedded model by name, a folder, or a Hugging Face repository.
+
+        The loaded model has the saved parameters, but no ``random_state``, no training frame, and
+        the accelerator "auto".
+
+        Raises
+        ------
+        CheckpointError
+            If the files are missing, truncated, of another model, or hold NaN.
+        """
+        return storage.load(cls, name, revision, token)
