@@ -58,7 +58,8 @@ MOLECULES = ModelFormat(
     "structdiff.molecules/1", "molecule", "structdiff.molecules.MoleculeGenerator"
 )
 TIME_SERIES = ModelFormat("structdiff.timeseries/1", "time series", "structdiff.timeseries.TSDiff")
-FORMATS = (MOLECULES, TIME_SERIES)
+EEG = ModelFormat("structdiff.timeseries.eeg/1", "EEG", "structdiff.timeseries.eeg.EEGDiffusion")
+FORMATS = (MOLECULES, TIME_SERIES, EEG)
 """All heads' formats; a new head adds its own."""
 
 

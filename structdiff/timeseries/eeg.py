@@ -22,6 +22,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
 from structdiff.samplers import get_sampler
 from structdiff.timeseries import eeg_repair, eeg_sampling, eeg_storage
@@ -113,7 +114,7 @@ class EEGDiffusion(BaseEstimator):
         kernel: str = "s4d",
         sampler: str = "dpm++",
         steps: int = 20,
-        n_samples: int = 8,
+        n_samples: int = 4,
         batch_size: int = 32,
         max_steps: int = 300,
         learning_rate: float = 1e-3,
@@ -171,7 +172,7 @@ class EEGDiffusion(BaseEstimator):
     def _sampling(self, random_state: int | None) -> tuple[Any, int | None]:
         if not hasattr(self, "denoiser_"):
             raise StructDiffError("this EEGDiffusion is not fitted: call fit or from_pretrained")
-        self.denoiser_.to(eeg_sampling.sampling_device(self.accelerator))
+        self.denoiser_.to(sampling_device(self.accelerator))
         seed = self.random_state if random_state is None else random_state
         return get_sampler(self.sampler, self.steps), seed
 

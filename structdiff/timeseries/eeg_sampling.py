@@ -51,25 +51,6 @@ class SignedNoise:
         return drawn * self.signs.to(drawn).reshape(-1, *[1] * (drawn.dim() - 1))
 
 
-def sampling_device(accelerator: str) -> torch.device:
-    """Where windows are drawn: ``"auto"`` is the GPU if there is one, else the CPU.
-
-    Raises
-    ------
-    StructDiffError
-        If a GPU is asked for and there is none, or the name is another.
-    """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise StructDiffError(
-            f"cannot sample on accelerator {accelerator!r}: choose auto, cpu, gpu or cuda"
-        )
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise StructDiffError("there is no GPU here: set accelerator='auto' or 'cpu'")
-    return torch.device("cuda")
-
-
 def object_seeds(seed: int | None, count: int, stream: int) -> Tensor:
     """A seed per object, int64 (count,): the first ones whatever ``count`` is.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from structdiff import storage
-from structdiff.storage import CONFIG, WEIGHTS, ModelFormat
+from structdiff.storage import CONFIG, EEG, WEIGHTS
 from structdiff.timeseries.eeg_data import ChannelScale, import_mne
 from structdiff.timeseries.eeg_model import EEGSpec, build_denoiser
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from structdiff.timeseries.eeg import EEGDiffusion
 
-EEG = ModelFormat("structdiff.eeg/1", "EEG", "structdiff.timeseries.eeg.EEGDiffusion")
 _EXACT = ("centre", "scale", "means")
 _FIDUCIALS = ("nasion", "lpa", "rpa")
 

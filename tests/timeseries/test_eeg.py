@@ -408,6 +408,20 @@ def test_a_damaged_description_is_refused(fitted, tmp_path, part, value):
         EEGDiffusion.from_pretrained(tmp_path)
 
 
+def test_a_model_of_another_head_says_what_loads_it(fitted, tmp_path):
+    from structdiff.timeseries import TSDiff
+
+    fitted.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"eeg\.EEGDiffusion\.from_pretrained"):
+        TSDiff.from_pretrained(tmp_path)
+
+
+def test_an_unknown_accelerator_is_refused():
+    model = small().fit(make_epochs()).set_params(accelerator="abacus")
+    with pytest.raises(StructDiffError, match="abacus"):
+        model.synthesize(1)
+
+
 def test_weights_of_another_size_are_refused(fitted, of_raw, tmp_path):
     fitted.save_pretrained(tmp_path / "a")
     of_raw.save_pretrained(tmp_path / "b")
