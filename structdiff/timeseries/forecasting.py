@@ -28,11 +28,8 @@ def check_levels(level: Any) -> list[float]:
     StructDiffError
         If one is not between 0 and 100.
     """
-    levels = [level] if isinstance(level, (int, float)) else list(level or ())
-    for value in levels:
-        if isinstance(value, bool) or not 0 < float(value) < 100:
-            raise StructDiffError(f"a level is percent between 0 and 100, such as 80, not {value}")
-    return sorted(set(levels))
+    what = "a level is percent between 0 and 100, such as 80"
+    return _between(level, 100, what)
 
 
 def check_quantiles(quantiles: Any) -> list[float]:
@@ -43,11 +40,17 @@ def check_quantiles(quantiles: Any) -> list[float]:
     StructDiffError
         If one is not between 0 and 1.
     """
-    chosen = [quantiles] if isinstance(quantiles, (int, float)) else list(quantiles or ())
-    for value in chosen:
-        if isinstance(value, bool) or not 0 < float(value) < 1:
-            raise StructDiffError(f"a quantile lies between 0 and 1, such as 0.9, not {value}")
-    return sorted(set(chosen))
+    return _between(quantiles, 1, "a quantile lies between 0 and 1, such as 0.9")
+
+
+def _between(values: Any, limit: float, what: str) -> list[float]:
+    """Distinct numbers between 0 and a limit, increasing; None is none of them."""
+    each = [] if values is None else np.atleast_1d(np.asarray(values, dtype=object)).tolist()
+    for value in each:
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not number or not 0 < float(value) < limit:
+            raise StructDiffError(f"{what}, not {value!r}")
+    return sorted({float(value) for value in each})
 
 
 def forecast_columns(
@@ -171,24 +174,62 @@ def as_long(
     id_col, time_col, target_col
         Names that the columns get.
     """
-    source, names = panel.source, [id_col, time_col]
     whole = frame.to_frame(MODEL) if isinstance(frame, pd.Series) else frame
-    if panel.layout == "long":
-        levels = [n for n in whole.index.names if n is not None]
-        whole = whole.reset_index(levels) if levels else whole
-        if source.id is None:
-            whole = whole.assign(**{str(id_col): "series"})
-        renamed = {source.id: id_col, source.time: time_col, source.target: target_col}
-        return whole.rename(columns={k: v for k, v in renamed.items() if k is not None})
+    if not {id_col, time_col} <= set(
+        whole.columns
+    ):  # forecasts are often long where series are not
+        spread = _from_long if panel.layout == "long" else _from_wide
+        whole = spread(panel, whole, id_col, time_col)
+    target = panel.source.target
+    return whole if target == target_col else whole.rename(columns={target: target_col})
+
+
+def _from_long(
+    panel: Panel, whole: pd.DataFrame, id_col: Hashable, time_col: Hashable
+) -> pd.DataFrame:
+    """A long frame's index levels as columns, under the names asked for."""
+    source = panel.source
+    if source.index_names:
+        names = [time_col, id_col] if source.time_first else [id_col, time_col]
+        return whole.rename_axis(index=names).reset_index()
+    if source.id_place == "index" or source.time_place == "index":
+        name = id_col if source.id_place == "index" else time_col
+        whole = whole.rename_axis(index=name).reset_index()
+    if source.id is None:
+        whole = whole.copy()
+        whole[id_col] = "series"
+    return whole
+
+
+def _from_wide(
+    panel: Panel, whole: pd.DataFrame, id_col: Hashable, time_col: Hashable
+) -> pd.DataFrame:
+    """The series of a wide frame one below the other, as far as it has them."""
+    source, before = panel.source, list(whole.index.names)
     if source.time_place == "column":
-        place = next(c for c in whole.columns if source.time in (c, c[0]))
-        whole = whole.set_index(place)
-    times = whole.index.get_level_values(-1)
+        place = next(
+            (c for c in whole.columns if source.time in (c, c[0] if isinstance(c, tuple) else c)),
+            None,
+        )
+        if place is None:
+            raise StructDiffError(f"the frame has no column {source.time!r} for the time")
+        times = pd.Index(whole[place])
+    else:
+        times = whole.index.get_level_values(-1)
+    cut = whole.index.get_level_values("cutoff") if "cutoff" in before else None
     parts = []
     for name in panel.ids:
+        if not source.is_series and name not in whole.columns:
+            continue
         one = whole if source.is_series else whole[name]
         part = one.to_frame(MODEL) if isinstance(one, pd.Series) else one.copy()
-        part.insert(0, names[0], "series" if name is None else name)
-        part.insert(1, names[1], times)
+        part.insert(0, id_col, "series" if name is None else name)
+        part.insert(1, time_col, times)
+        if cut is not None:
+            part.insert(2, "cutoff", cut)
         parts.append(part.reset_index(drop=True))
-    return pd.concat(parts, ignore_index=True).rename(columns={source.target: target_col})
+    if not parts:
+        raise StructDiffError(
+            f"the frame has none of the series; its columns are {list(whole.columns)[:8]}"
+        )
+    return pd.concat(parts, ignore_index=True)

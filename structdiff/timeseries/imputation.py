@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from structdiff.errors import StructDiffError
 from structdiff.timeseries.forecasting import forecast_columns
@@ -64,6 +63,9 @@ def impute_series(
 ) -> Filled:
     """Draw the missing points of series ``number``.
 
+    Windows come one after another, and each path goes on from what it drew before: the points of a
+    gap that several windows fill belong together.
+
     Raises
     ------
     StructDiffError
@@ -71,21 +73,48 @@ def impute_series(
     """
     values, spec = panel.values[number], sampler.spec
     missing = np.flatnonzero(np.isnan(values))
-    maker = WindowMaker([values], spec.context, spec.horizon, spec.lags, spec.scaling)
-    drawn: list[Array] = []
+    shape = (spec.context, spec.horizon, spec.lags, spec.scaling)
+    maker = WindowMaker([values], *shape)
+    drawn, done = np.empty((paths, len(missing))), 0
     for k, (end, places) in enumerate(plan(missing, len(values), spec.length)):
-        window = maker.batch(torch.tensor([0]), torch.tensor([end - spec.horizon]), future=True)
-        if not bool(window.observed[..., 0].any()):
-            raise StructDiffError(
-                f"{panel.label(number)}: nothing is known within {spec.length} points around "
-                f"{show(panel.times[number][places[0]])}; cut the series there, or fit a model "
-                "with a longer context"
-            )
+        begin = max(0, end - spec.length)
+        if np.isnan(values[begin:end]).all():
+            raise _nothing_known(panel, number, places[0], spec.length)
+        reach = max(0, end - spec.length - max(spec.lags, default=0))
+        before = missing[:done] >= reach
+        if before.any():
+            copies = np.tile(values[reach:end], (paths, 1))
+            copies[:, missing[:done][before] - reach] = drawn[:, :done][:, before]
+            maker_k, last, rows = WindowMaker(list(copies), *shape), end - reach, paths
+        else:
+            maker_k, last, rows = maker, end, 1
+        cut = torch.full((rows,), last - spec.horizon)
+        window = maker_k.batch(torch.arange(rows), cut, future=True)
         seeds = series_seeds(seed, panel.ids[number], paths, f"impute {k}")
         x = sampler.given(window.x, window.observed, seeds).cpu()
         inside = torch.as_tensor(places) - (end - spec.length)
-        drawn.append(_units(x[:, inside, 0], window.scale, window.shift))
-    return Filled(missing, np.concatenate(drawn, axis=1) if drawn else np.empty((paths, 0)))
+        scale, shift = window.scale[:, None], window.shift[:, None]
+        drawn[:, done : done + len(places)] = x[:, inside, 0].double() * scale + shift
+        done += len(places)
+    return Filled(missing, drawn)
+
+
+def _nothing_known(panel: Panel, number: int, place: int, length: int) -> StructDiffError:
+    """The error for a gap, one of whose points is ``place``, that outgrows a window."""
+    seen = np.flatnonzero(~np.isnan(panel.values[number]))
+    if not len(seen):
+        return StructDiffError(
+            f"{panel.label(number)}: all {len(panel.values[number])} values are missing; drop it"
+        )
+    after = int(np.searchsorted(seen, place))
+    first = int(seen[after - 1]) + 1 if after else 0
+    last = (int(seen[after]) if after < len(seen) else len(panel.values[number])) - 1
+    times = panel.times[number]
+    return StructDiffError(
+        f"{panel.label(number)}: the gap of {last - first + 1} points from {show(times[first])} to "
+        f"{show(times[last])} is too long for windows of {length} points; cut the series there, or "
+        "fit a model with a longer context"
+    )
 
 
 def filled_columns(
@@ -110,8 +139,3 @@ def filled_columns(
             whole[part.places] = drawn
             columns[name].append(whole)
     return columns
-
-
-def _units(x: Tensor, scale: Tensor, shift: Tensor) -> Array:
-    values: Array = (x.double() * scale + shift).numpy()
-    return values

@@ -105,8 +105,8 @@ class SeriesUses:
             columns = forecast_columns(self.panel_paths(known, steps), level, quantiles)
             frame = panel.restore({panel.target: truth.values, **columns}, truth.times)
             parts.append(with_cutoff(pd.DataFrame(frame), known, self.time_col))
-        wide = panel.layout == "wide" or isinstance(parts[0].index, pd.MultiIndex)
-        return pd.concat(parts, ignore_index=not wide)
+        numbered = isinstance(parts[0].index, pd.RangeIndex)  # else it holds ids or times
+        return pd.concat(parts, ignore_index=numbered)
 
     def score(self, df: Any, metric: str = "crps", h: int | None = None) -> float:
         """Score of forecasts of the last ``h`` points of every series; lower is better.
@@ -292,7 +292,7 @@ class SeriesUses:
         from structdiff.timeseries.plots import plot_panel
 
         panel = self.panel_of(df)
-        frame = self.predict(df, level=list(level)) if forecasts is None else forecasts
+        frame = self.predict(df, level=level) if forecasts is None else forecasts
         names = {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
         history = plain(panel, **names).restore({self.target_col: panel.values})
         return plot_panel(as_long(panel, frame, **names), history, **names, **options)
