@@ -173,6 +173,11 @@ class WindowSampler:
             Scaled values and which of them are known, (S, L, C) or (1, L, C) for all.
         seeds
             Per path, (S,).
+
+        Raises
+        ------
+        StructDiffError
+            If what is drawn is not finite, as under a guidance that is too strong.
         """
         paths = len(seeds)
         device = next(self.denoiser.parameters()).device
@@ -188,7 +193,14 @@ class WindowSampler:
             own = seeds[rows].to(device)
             guided, begin = self._guided(state, seen.to(device), levels[rows].to(device), own)
             parts.append(self.sampler(guided, begin, source=own)["x"])
-        return torch.cat(parts)
+        drawn = torch.cat(parts)
+        if not bool(torch.isfinite(drawn).all()):
+            softer = "" if self.scale is None else f"lower guidance_scale than {self.scale:g}, "
+            raise StructDiffError(
+                f"sampling under the guidance {self.guidance!r} diverged: {softer}take more steps, "
+                "or train the model for longer"
+            )
+        return drawn
 
     @torch.no_grad()
     def free(self, seeds: Tensor) -> Tensor:
