@@ -7,7 +7,7 @@ divided by their mean size, guidance by quantiles (Kollovieh et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -20,6 +20,7 @@ from structdiff.processes import EDM, DiscreteVP, System
 from structdiff.processes.serial import process_from_dict, process_to_dict
 from structdiff.timeseries.networks import TSDiffNetwork
 from structdiff.timeseries.prior import GaussianSkip
+from structdiff.timeseries.settings import whole
 from structdiff.timeseries.windows import Scaling, default_lags
 
 Guidance: TypeAlias = Literal["covariance", "quantile", "squared"]
@@ -165,7 +166,10 @@ def new_spec(
 
 def build_denoiser(spec: ModelSpec) -> Denoiser:
     """The denoiser of a spec, with fresh weights; around a prior that is to be set."""
-    network: torch.nn.Module = TSDiffNetwork(**spec.network)
+    try:
+        network: torch.nn.Module = TSDiffNetwork(**spec.network)
+    except TypeError as error:  # an argument that the network does not have
+        raise StructDiffError(f"no network can be built of {spec.network}: {error}") from error
     if spec.skip:
         # Zero at first: training starts from the Gaussian.
         torch.nn.init.zeros_(network.head[-1].weight)
@@ -196,11 +200,9 @@ def choose_lags(lags: Any, seasonality: int, preset: str | None) -> tuple[int, .
         if lags != "auto":
             raise StructDiffError(f"lags must be 'auto', None or distances in points, got {lags!r}")
         return default_lags(seasonality) if preset == "paper" else ()
-    chosen = tuple(lags or ())
-    for lag in chosen:
-        if isinstance(lag, bool) or int(lag) != lag or lag < 1:
-            raise StructDiffError(f"lags are distances of at least 1 point, got {lag!r}")
-    return tuple(int(lag) for lag in chosen)
+    if lags is not None and not isinstance(lags, Iterable):
+        raise StructDiffError(f"lags must be 'auto', None or distances in points, got {lags!r}")
+    return tuple(whole("each of the lags", lag) for lag in lags or ())
 
 
 def choose_context(context: int | None, horizon: int, seasonality: int, longest: int) -> int:
@@ -210,9 +212,7 @@ def choose_context(context: int | None, horizon: int, seasonality: int, longest:
     anything slower, and never more than leaves half of the longest series to train on.
     """
     if context is not None:
-        if isinstance(context, bool) or int(context) != context or context < 1:
-            raise StructDiffError(f"context must be a whole number of points, got {context!r}")
-        return int(context)
+        return whole("context", context)
     wanted = 14 * seasonality if seasonality >= 24 else max(12 * horizon, 2 * seasonality)
     return max(1, min(wanted, max((longest - horizon) // 2, min(2 * horizon, longest // 3))))
 

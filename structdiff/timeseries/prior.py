@@ -26,6 +26,8 @@ from structdiff.state import State
 
 PRIOR_TENSORS = ("mean", "vectors", "values", "rest")
 """Buffers of :class:`GaussianSkip` that are the prior."""
+_LEAST_VARIANCE = 1e-6
+"""Of a direction of scaled windows: a hundredth of what an observation's noise is taken for."""
 
 
 class GaussianSkip(nn.Module):
@@ -154,7 +156,11 @@ def fit_prior(windows: Tensor, rank: int) -> GaussianCovariance:
     square = size.square().mean(1)
     limit = 9 * square.median()
     drawn = size * torch.sqrt((limit / square.clamp(min=1e-30)).clamp(max=1.0))[:, None]
-    return GaussianCovariance.fit(drawn, min(rank, size.shape[1], len(size) - 1))
+    fitted = GaussianCovariance.fit(drawn, min(rank, size.shape[1], len(size) - 1))
+    # Windows that do not move at all would leave the network nothing to scale its answer by.
+    values = fitted.values.clamp(min=_LEAST_VARIANCE)
+    rest = max(fitted.rest, _LEAST_VARIANCE)
+    return GaussianCovariance(fitted.mean, fitted.vectors, values, rest)
 
 
 def prior_of(network: nn.Module) -> GaussianCovariance | None:

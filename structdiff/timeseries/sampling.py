@@ -138,6 +138,8 @@ class WindowSampler:
                 )
         elif self.scale is None:
             self.scale = PAPER_SCALES[self.guidance]
+        elif not self.scale > 0:
+            raise StructDiffError(f"guidance_scale must be positive, got {self.scale}")
 
     def _guided(
         self, x: State, observed: Tensor, levels: Tensor, seeds: Tensor

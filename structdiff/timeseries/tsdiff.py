@@ -44,7 +44,8 @@ from structdiff.timeseries.models import (
 from structdiff.timeseries.refining import refinement_time
 from structdiff.timeseries.sampling import WindowSampler, choose_sampler, series_seeds
 from structdiff.timeseries.season import seasonality_of
-from structdiff.timeseries.uses import SeriesUses, whole
+from structdiff.timeseries.settings import check_settings, whole
+from structdiff.timeseries.uses import SeriesUses
 
 if TYPE_CHECKING:
     from structdiff.denoisers import Denoiser
@@ -228,7 +229,8 @@ class TSDiff(SeriesUses, BaseEstimator):
         """Train on series that were read already; see :meth:`fit`."""
         from structdiff.timeseries.training import TrainingWindows, train
 
-        horizon = whole("h", self.h)
+        check_settings(self)
+        horizon = int(self.h)
         season = seasonality_of(panel.freq)
         longest = max(len(v) for v in panel.values)
         if self.guidance is not None:
@@ -255,6 +257,7 @@ class TSDiff(SeriesUses, BaseEstimator):
             torch.manual_seed(self._seed())
             self.denoiser_ = build_denoiser(self.spec_)
         set_prior(self.denoiser_, windows.prior)
+        self.window_sampler()  # an impossible one is an error now, not after the training
         self.training_ = train(self, windows, out, resume)
         self.training_ |= {"series": len(usable), "left_out": len(panel) - len(usable)}
         self.denoiser_.eval().requires_grad_(False)

@@ -27,6 +27,7 @@ from structdiff.timeseries.metrics import evaluate_forecasts
 from structdiff.timeseries.refining import Refinement, base_forecasts
 from structdiff.timeseries.sampling import ROWS, WindowSampler, series_seeds
 from structdiff.timeseries.season import seasonality_of
+from structdiff.timeseries.settings import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -296,17 +297,3 @@ class SeriesUses:
         names = {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
         history = plain(panel, **names).restore({self.target_col: panel.values})
         return plot_panel(as_long(panel, frame, **names), history, **names, **options)
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1.
-
-    Raises
-    ------
-    StructDiffError
-        If it is none; the message says ``name``.
-    """
-    number = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool)
-    if not number or not float(value).is_integer() or value < 1:
-        raise StructDiffError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value)
