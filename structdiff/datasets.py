@@ -2,7 +2,8 @@
 
 One card (a TOML file in ``datasets/``) describes one dataset: the public address of each file, the
 SHA-256 of the source and of the copy we keep, how one is made from the other, licence, citation and
-splits. A file is looked for in two places, in this order:
+splits. Small sets that the project made itself lie beside their cards and come with the package.
+Another file is looked for in two places, in this order:
 
 1. the folder named by ``STRUCTDIFF_DATA``, read only, laid out as ``<group>/<file>``;
 2. the cache (``STRUCTDIFF_CACHE``, else the user cache of the platform), laid out the same way,
@@ -55,6 +56,10 @@ __all__ = [
 ]
 
 
+#: ``convert`` of a file that comes with the package.
+EMBEDDED = "embedded"
+
+
 class DatasetError(StructDiffError):
     """A dataset that is unknown, absent, unreachable or damaged."""
 
@@ -77,10 +82,12 @@ class DatasetFile:
         Of the decompressed content, for gzip files: two compressors may write other bytes for the
         same content, so either hash identifies the file.
     url, source_sha256
-        The public source, and its own hash.
+        The public source, and its own hash; the script of a file that the project made, and the
+        file's hash.
     convert
         How the file is made from its source: the name of a function in :data:`CONVERSIONS`,
-        ``"as_is"``, or ``"by_hand"`` where it cannot be made automatically.
+        ``"as_is"``, ``"by_hand"`` where it cannot be made automatically, or ``"embedded"`` where it
+        comes with the package.
     """
 
     role: str
@@ -326,12 +333,16 @@ def load_smiles(name: str, *, progress: bool = True) -> tuple[list[str], list[st
 
 
 def _places(file: DatasetFile) -> list[Path]:
+    if file.convert == EMBEDDED:
+        return [_registry_folder() / file.path]
     folder = data_folder()
     read_only = [folder / file.path] if folder is not None else []
     return [*read_only, cache_folder() / file.path]
 
 
 def _fetch_file(wanted: DatasetCard, file: DatasetFile, progress: bool) -> Path:
+    if file.convert == EMBEDDED:
+        return _embedded_file(wanted, file)
     folder = data_folder()
     if folder is not None and (folder / file.path).is_file():
         if file.matches(folder / file.path):
@@ -358,6 +369,16 @@ def _fetch_file(wanted: DatasetCard, file: DatasetFile, progress: bool) -> Path:
             finally:
                 source.unlink(missing_ok=True)
     return destination
+
+
+def _embedded_file(wanted: DatasetCard, file: DatasetFile) -> Path:
+    (place,) = _places(file)
+    if place.is_file() and file.matches(place):
+        return place
+    raise DatasetError(
+        f"{place}: not the file of {wanted.name!r} that comes with structdiff (sha256 should be "
+        f"{file.sha256}); install the package again"
+    )
 
 
 def _one_at_a_time(destination: Path) -> contextlib.AbstractContextManager[Any]:
@@ -431,9 +452,46 @@ def _tar_smiles(content: bytes) -> bytes:
         return _gzip(b"smiles\n" + lines.read())
 
 
+_CURRENCIES = "australia united_kingdom canada switzerland china japan new_zealand singapore"
+
+
+def _exchange_rate(content: bytes) -> bytes:
+    """The rates with a header and a column ``t``, 0 for the first day."""
+    lines = gzip.decompress(content).decode().splitlines()
+    rows = [",".join(["t", *_CURRENCIES.split()]), *(f"{t},{line}" for t, line in enumerate(lines))]
+    return _gzip(("\n".join(rows) + "\n").encode())
+
+
+def _m4_lengths(number: int) -> int:
+    """Training points of the M4 hourly series of this number, from 1."""
+    return 700 if number <= 169 else 960
+
+
+def _m4_train(content: bytes) -> bytes:
+    """M4's table, a series in each row, as rows of unique_id, ds, y with ds from 1."""
+    return _gzip(_m4_long(content, lambda number: 1))
+
+
+def _m4_test(content: bytes) -> bytes:
+    """The same of the values that follow; ds goes on."""
+    return _gzip(_m4_long(content, lambda number: 1 + _m4_lengths(number)))
+
+
+def _m4_long(content: bytes, first: Callable[[int], int]) -> bytes:
+    lines = ["unique_id,ds,y"]
+    for name, *cells in list(csv.reader(io.StringIO(content.decode())))[1:]:
+        values = [cell for cell in cells if cell]
+        start = first(int(name.removeprefix("H")))
+        lines += [f"{name},{start + k},{value}" for k, value in enumerate(values)]
+    return ("\n".join(lines) + "\n").encode()
+
+
 CONVERSIONS: Mapping[str, Callable[[bytes], bytes]] = {
     "as_is": bytes,
     "gzip": _gzip,
     "row_numbers": _row_numbers,
     "tar_smiles": _tar_smiles,
+    "exchange_rate": _exchange_rate,
+    "m4_train": _m4_train,
+    "m4_test": _m4_test,
 }

@@ -133,7 +133,15 @@ def test_the_registry_has_the_sets_of_the_gdss_benchmark() -> None:
     assert {"qm9", "zinc250k", "community_small", "ego_small", "enzymes", "grid"} <= known
 
 
-@pytest.mark.parametrize("card", datasets.list_datasets(), ids=lambda card: card.name)
+def embedded(card: DatasetCard) -> bool:
+    return all(file.convert == datasets.EMBEDDED for file in card.files)
+
+
+PUBLIC = [card for card in datasets.list_datasets() if not embedded(card)]
+EMBEDDED = [card for card in datasets.list_datasets() if embedded(card)]
+
+
+@pytest.mark.parametrize("card", PUBLIC, ids=lambda card: card.name)
 def test_a_card_names_its_licence_citation_splits_and_a_pinned_source(card: DatasetCard) -> None:
     assert card.licence and card.citation and card.splits and card.format
     for file in card.files:
@@ -144,7 +152,33 @@ def test_a_card_names_its_licence_citation_splits_and_a_pinned_source(card: Data
         assert file.path.startswith(f"{card.group}/")
 
 
-@pytest.mark.parametrize("card", datasets.list_datasets(), ids=lambda card: card.name)
+@pytest.mark.parametrize("card", EMBEDDED, ids=lambda card: card.name)
+def test_an_embedded_set_comes_with_the_package_whatever_the_folders(
+    card: DatasetCard, cache: Path
+) -> None:
+    assert card.licence and card.citation and card.splits and card.format
+    found = datasets.fetch(card.name)
+    assert found == datasets.path(card.name)
+    assert sha(found.read_bytes()) == card.files[0].sha256
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("card", EMBEDDED, ids=lambda card: card.name)
+def test_an_embedded_set_names_the_script_that_made_it(card: DatasetCard) -> None:
+    root = Path(datasets.__file__).parents[1]
+    assert all((root / file.url).is_file() for file in card.files)
+
+
+def test_a_damaged_embedded_set_asks_for_the_package_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = datasets.card("hourly_demand")
+    monkeypatch.setattr(datasets, "_registry_folder", lambda: tmp_path)
+    with pytest.raises(DatasetError, match=r"hourly_demand\.csv: not the file.*install the pack"):
+        datasets.fetch(card)
+
+
+@pytest.mark.parametrize("card", PUBLIC, ids=lambda card: card.name)
 def test_the_hashes_of_a_card_are_those_of_the_real_files(
     card: DatasetCard, data_dir: Path
 ) -> None:
@@ -375,6 +409,23 @@ def test_the_smiles_of_a_tar_archive_get_a_header() -> None:
         archive.addfile(member, BytesIO(b"C\nO\n"))
     converted = datasets.CONVERSIONS["tar_smiles"](buffer.getvalue())
     assert gzip.decompress(converted) == b"smiles\nC\nO\n"
+
+
+def test_the_rates_get_a_header_and_their_row_numbers() -> None:
+    source = gzip.compress(b"0.7855,1.611,0.86,0.63,0.21,0.0068,0.593,0.5254\n1,2,3,4,5,6,7,8\n")
+    lines = gzip.decompress(datasets.CONVERSIONS["exchange_rate"](source)).decode().splitlines()
+    assert lines[0].startswith("t,australia,united_kingdom,") and lines[0].endswith("singapore")
+    assert lines[1:] == ["0,0.7855,1.611,0.86,0.63,0.21,0.0068,0.593,0.5254", "1,1,2,3,4,5,6,7,8"]
+
+
+@pytest.mark.parametrize(("role", "first"), [("train", (1, 1)), ("test", (701, 961))])
+def test_the_rows_of_m4_become_long_and_the_test_goes_on(role: str, first: tuple[int, int]) -> None:
+    # 700 training points of H1, 960 of H414
+    source = b'"V1","V2","V3","V4"\n"H1","605","586",\n"H414","35","41","40.5"\n'
+    lines = gzip.decompress(datasets.CONVERSIONS[f"m4_{role}"](source)).decode().splitlines()
+    a, b = first
+    assert lines[:3] == ["unique_id,ds,y", f"H1,{a},605", f"H1,{a + 1},586"]
+    assert lines[3:] == [f"H414,{b},35", f"H414,{b + 1},41", f"H414,{b + 2},40.5"]
 
 
 def test_pickled_graphs_are_never_loaded_but_their_source_is_named(cache: Path) -> None:

@@ -128,7 +128,11 @@ def test_the_wheel_holds_the_types_the_cards_and_the_weights(tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"structdiff/_datasets/{card.name}" for card in (ROOT / "datasets").glob("*.toml")}
+    expected = {
+        f"structdiff/_datasets/{file.relative_to(ROOT / 'datasets')}"
+        for file in (ROOT / "datasets").rglob("*")
+        if file.is_file()
+    }
     expected |= {
         str(file.relative_to(ROOT))
         for file in (ROOT / "structdiff").rglob("*")
@@ -139,7 +143,9 @@ def test_the_wheel_holds_the_types_the_cards_and_the_weights(tmp_path: Path) -> 
     assert roots == {"structdiff", f"structdiff-{structdiff.__version__}.dist-info"}
 
 
-def test_the_source_archive_holds_no_data_but_the_cards(tmp_path: Path) -> None:
+def test_the_source_archive_holds_no_data_but_the_cards_and_what_the_project_made(
+    tmp_path: Path,
+) -> None:
     result = run("hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
     assert result.returncode == 0, result.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
@@ -147,6 +153,8 @@ def test_the_source_archive_holds_no_data_but_the_cards(tmp_path: Path) -> None:
         names = [name.split("/", 1)[1] for name in files.getnames()]
     assert "structdiff/py.typed" in names and "datasets/qm9.toml" in names
     assert not [name for name in names if name.endswith((".csv.gz", ".pkl", ".ckpt", ".pth"))]
+    tables = {name for name in names if name.endswith(".csv") and name.startswith("datasets/")}
+    assert tables == {"datasets/timeseries/hourly_demand.csv"}
     assert not [name for name in names if name.startswith(("shared", ".venv", "demo_output"))]
 
 
