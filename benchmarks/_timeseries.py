@@ -89,6 +89,11 @@ class Fitted:
     steps: int
 
     @property
+    def budget(self) -> list[tuple[str, float, float]]:
+        """Its time against the limit; nothing where it was loaded."""
+        return [("minutes of the fit", self.wall / 60, 10)] if self.wall else []
+
+    @property
     def says(self) -> str:
         """For the notes."""
         spec = self.model.spec_

@@ -70,7 +70,7 @@ def main() -> None:
                 1.0,
             ),
             ("network evaluations", crps_of(table, "forecast", "full", "evaluations"), 30),
-            ("minutes of the fit", fit.wall / 60, 10),
+            *fit.budget,
             ("RM over full", ratio["RM"], 1.25),
             ("BM-B over full", ratio["BM-B"], 1.25),
             ("CRPS of BM-E", crps_of(table, "missing", "BM-E"), 0.02),

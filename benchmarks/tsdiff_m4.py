@@ -55,7 +55,7 @@ def main() -> None:
         ("CRPS of the forecast: below seasonal naive", crps, 0.048),
         ("CRPS, goal", crps, 0.036),
         ("network evaluations", crps_of(table, "forecast", "full", "evaluations"), 30),
-        ("minutes of the fit", fit.wall / 60, 10),
+        *fit.budget,
         ("best refinement over seasonal naive", 1 - best, 0.9),
     ]
     if asked.synthetic:
