@@ -131,11 +131,13 @@ def filled_columns(
     levels
         Percents; an observed value is both ends of its interval.
     """
+    # A series without a gap has nothing to take an interval of: any path stands for its none.
+    paths = [f.paths if len(f.places) else np.zeros((1, 1)) for f in filled]
     columns: dict[Hashable, list[Array]] = {}
-    for name, pick in forecast_columns([f.paths for f in filled], levels).items():
+    for name, pick in forecast_columns(paths, levels).items():
         columns[name] = []
         for values, part, drawn in zip(panel.values, filled, pick, strict=True):
             whole = values.copy()
-            whole[part.places] = drawn
+            whole[part.places] = drawn[: len(part.places)]
             columns[name].append(whole)
     return columns

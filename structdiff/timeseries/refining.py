@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from structdiff.denoisers import Denoiser
@@ -144,6 +145,16 @@ def refinement_time(denoiser: Denoiser, windows: Tensor, seed: int) -> float:
     return representative_time(denoiser, windows[:_WINDOWS], times, seed)
 
 
+def _times(column: pd.Series, ahead: pd.Index, label: str) -> pd.Index:
+    """The times of forecasts as those of the series: other libraries have other resolutions."""
+    try:
+        return pd.Index(column).astype(ahead.dtype)
+    except (TypeError, ValueError) as error:
+        raise StructDiffError(
+            f"{label}: its times are {ahead.dtype}, those of its forecasts {column.dtype}: {error}"
+        ) from error
+
+
 def base_forecasts(
     panel: Panel, forecasts: Any, h: int, names: SeriesUses, column: Hashable | None
 ) -> list[Array]:
@@ -165,6 +176,8 @@ def base_forecasts(
     chosen = values[0] if column is None and len(values) == 1 else column
     if chosen not in frame.columns:
         raise StructDiffError(f"which column is the forecast? Name one of {values} with column=")
+    if not is_numeric_dtype(frame[chosen]):
+        raise StructDiffError(f"the forecasts in {chosen!r} are {frame[chosen].dtype}, not numbers")
     keys = ["sample"] if "sample" in frame.columns else []
     by = dict(list(frame.groupby(names.id_col, sort=False, observed=True)))
     result = []
@@ -173,17 +186,21 @@ def base_forecasts(
         if own is None:
             raise StructDiffError(f"{panel.label(i)} has no forecast in the frame to refine")
         own = own.sort_values([*keys, names.time_col], kind="stable")
-        paths = own[chosen].to_numpy(np.float64)
-        times = pd.Index(own[names.time_col])
-        if len(paths) % h or not times[:h].equals(pd.Index(ahead)):
+        paths = own[chosen].to_numpy(np.float64, na_value=np.nan)
+        times = _times(own[names.time_col], ahead, panel.label(i))
+        # Every path, and one where there are no numbers of paths, has the h times ahead.
+        count = own["sample"].nunique() if keys else 1
+        if len(paths) != count * h or not times.equals(ahead.append([ahead] * (count - 1))):
+            each = "" if count == 1 else f" in {count} paths"
             raise StructDiffError(
                 f"{panel.label(i)}: the model refines {h} points from {show(ahead[0])} on, the "
-                f"forecasts have {len(paths)} from {show(times[0])} on"
+                f"forecasts have {len(paths)}{each} from {show(times[0])} to {show(times[-1])}"
             )
-        if not np.isfinite(paths).all():
+        wrong = ~np.isfinite(paths)
+        if wrong.any():
             raise StructDiffError(
-                f"{panel.label(i)}: the forecast at {show(times[int(np.isnan(paths).argmax())])} "
-                "is missing or infinite"
+                f"{panel.label(i)}: the forecast at {show(times[int(wrong.argmax())])} is missing "
+                "or infinite"
             )
         result.append(paths.reshape(-1, h) if keys else paths)
     return result
