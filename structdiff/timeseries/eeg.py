@@ -35,6 +35,7 @@ from structdiff.timeseries.eeg_data import (
     good_channels,
     import_mne,
     is_raw,
+    loaded,
     missing_entries,
     picked_info,
     replaced,
@@ -160,6 +161,7 @@ class EEGDiffusion(BaseEstimator):
             If a channel is flat, a value is not finite, no channel or fewer than two windows are
             left, or a recording is shorter than a window; the message names channel and epoch.
         """
+        inst = loaded(inst)
         names = good_channels(inst, self.picks)
         self.spec_ = spec_of(self, inst, names)
         data = training_data(inst, self.spec_)
@@ -246,7 +248,7 @@ class EEGDiffusion(BaseEstimator):
     def impute(
         self,
         inst: Instance,
-        channels: Sequence[str] | None = None,
+        channels: str | Sequence[str] | None = None,
         *,
         draws: int | None = None,
         annotations: bool = True,
@@ -283,14 +285,15 @@ class EEGDiffusion(BaseEstimator):
             of the training, or an observed value is not finite.
         """
         sampler, seed = self._sampling(random_state)
-        spec = self.spec_
+        inst, spec = loaded(inst), self.spec_
         names, raw = list(spec.channels), is_raw(inst)
         if draws is not None and draws < 1:
             raise StructDiffError(f"draws must be None or at least 1, got {draws}")
         check_channels(inst, names, spec.sfreq)
         self._check_length(inst)
         data = voltages(inst, names)
-        missing = missing_entries(inst, names, channels or (), annotations=annotations)
+        gone = [channels] if isinstance(channels, str) else channels or ()
+        missing = missing_entries(inst, names, gone, annotations=annotations)
         check_finite(data, names, missing)
         if not missing.any():
             warnings.warn(

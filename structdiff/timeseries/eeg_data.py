@@ -68,6 +68,11 @@ def is_raw(inst: object) -> bool:
     raise StructDiffError(f"give mne Epochs or Raw, got {type(inst).__name__}")
 
 
+def loaded(inst: Instance) -> Instance:
+    """``inst``, or a copy with its data in memory: unread epochs do not know how many they are."""
+    return inst if is_raw(inst) or inst.preload else inst.copy().load_data()
+
+
 def good_channels(inst: Instance, picks: str | Sequence[str]) -> list[str]:
     """Names of the channels to train on: of the kind, or those named, without ``info["bads"]``.
 

@@ -10,7 +10,7 @@ r"""How like real EEG other EEG is: rhythms, channels together, evoked responses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from structdiff.timeseries.eeg_data import (
     check_channels,
     check_finite,
     good_channels,
+    loaded,
     voltages,
 )
 
@@ -114,9 +115,14 @@ def classifier_accuracy(
     test_events: npt.NDArray[np.int64],
     sfreq: float,
 ) -> float:
-    """Balanced accuracy of a shrunk linear discriminant; chance is 1 / number of events."""
+    """Balanced accuracy of a shrunk linear discriminant; chance is 1 / number of events.
+
+    NaN where an event has fewer than two epochs to train on.
+    """
     from sklearn.metrics import balanced_accuracy_score
 
+    if int(np.unique(train_events, return_counts=True)[1].min()) < 2:
+        return float("nan")
     model = _discriminant().fit(features(train, sfreq), train_events)
     return float(balanced_accuracy_score(test_events, model.predict(features(test, sfreq))))
 
@@ -148,7 +154,11 @@ def _discriminant():  # type: ignore[no-untyped-def]
 
 
 def evaluate_eeg(
-    real: mne.BaseEpochs, other: mne.BaseEpochs, train: mne.BaseEpochs | None = None
+    real: mne.BaseEpochs,
+    other: mne.BaseEpochs,
+    train: mne.BaseEpochs | None = None,
+    *,
+    picks: str | Sequence[str] = "eeg",
 ) -> pd.Series:
     """Compare other epochs (synthetic, or another part of the recording) with real ones.
 
@@ -161,6 +171,8 @@ def evaluate_eeg(
     train
         Real epochs to train the reference classifier on; without them it is cross-validated
         within ``real``.
+    picks
+        Which channels of ``real``: a type or names; its ``info["bads"]`` are left out.
 
     Returns
     -------
@@ -175,8 +187,9 @@ def evaluate_eeg(
     StructDiffError
         If channels, sampling rate or lengths differ, a value is not finite, or a side is empty.
     """
-    names, sfreq = good_channels(real, "eeg"), float(real.info["sfreq"])
+    names, sfreq = good_channels(real, picks), float(real.info["sfreq"])
     sides = {"real": real, "other": other} | ({} if train is None else {"train": train})
+    sides = {side: loaded(epochs) for side, epochs in sides.items()}
     data: dict[str, Floats] = {}
     for side, epochs in sides.items():
         check_channels(epochs, names, sfreq)

@@ -45,6 +45,8 @@ above it there is only noise; below a hundredth of a channel's there is none."""
 TIME_LAW = EDMLaw(-0.5, 1.5)
 UNCONDITIONED = 10
 """One training window in so many is shown without its event, for recordings without events."""
+LONGEST = 1024
+"""Samples of a window beyond which a warning says what to do."""
 _COVARIANCE_WINDOWS = 1000
 """At most so many windows of a recording are held at once for its covariance."""
 
@@ -212,6 +214,12 @@ def training_data(inst: Instance, spec: EEGSpec) -> TrainingData:
         left.
     """
     names = spec.channels
+    if spec.length > LONGEST:
+        warnings.warn(
+            f"windows of {spec.length} samples at {spec.sfreq:g} Hz are slow to train on: "
+            ".resample(128) keeps everything below 50 Hz",
+            stacklevel=3,
+        )
     data, missing = voltages(inst, names), missing_entries(inst, names, bads=False)
     check_finite(data, names, missing)
     events = recording = starts = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from structdiff.errors import StructDiffError
-from structdiff.timeseries.eeg_data import MICRO, check_channels, good_channels, voltages
+from structdiff.timeseries.eeg_data import MICRO, check_channels, good_channels, loaded, voltages
 from structdiff.timeseries.eeg_metrics import channel_covariance, event_names
 from structdiff.timeseries.plots import BLUE, GREY, INK, ORANGE
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 _MOST_EVENTS = 4
 
 
-def plot_eeg(real: mne.BaseEpochs, other: mne.BaseEpochs, label: str = "synthetic") -> Figure:
+def plot_eeg(
+    real: mne.BaseEpochs,
+    other: mne.BaseEpochs,
+    label: str = "synthetic",
+    *,
+    picks: str | Sequence[str] = "eeg",
+) -> Figure:
     """Real beside other epochs: mean spectrum, evoked responses, channel covariances.
 
     The spectra show the median over channels and their middle half; the evoked responses the
@@ -30,6 +37,8 @@ def plot_eeg(real: mne.BaseEpochs, other: mne.BaseEpochs, label: str = "syntheti
         Epochs with the same channels and sampling rate.
     label
         What the other ones are.
+    picks
+        Which channels of ``real``: a type or names; its ``info["bads"]`` are left out.
 
     Raises
     ------
@@ -42,7 +51,8 @@ def plot_eeg(real: mne.BaseEpochs, other: mne.BaseEpochs, label: str = "syntheti
         raise StructDiffError("plots need matplotlib: pip install 'structdiff[plots]'") from error
     from scipy.signal import welch
 
-    names, sfreq = good_channels(real, "eeg"), float(real.info["sfreq"])
+    real, other = loaded(real), loaded(other)
+    names, sfreq = good_channels(real, picks), float(real.info["sfreq"])
     check_channels(other, names, sfreq)
     sides = {"real": real, label: other}
     data = {side: voltages(epochs, names) * MICRO for side, epochs in sides.items()}

@@ -94,8 +94,10 @@ def test_events_that_differ_in_rhythm_are_told_apart_and_equal_ones_are_not():
     assert abs(cross_validated_accuracy(data[:40].repeat(2, 0), none, SFREQ) - 0.5) < 0.17
 
 
-def test_cross_validation_of_an_event_with_one_epoch_is_nan():
-    assert np.isnan(cross_validated_accuracy(sines(10, 1.0, 3), np.array([0, 0, 1]), SFREQ))
+def test_training_on_an_event_with_one_epoch_is_nan():
+    data, events = sines(10, 1.0, 3), np.array([0, 0, 1])
+    assert np.isnan(cross_validated_accuracy(data, events, SFREQ))
+    assert np.isnan(classifier_accuracy(data, events, data, events, SFREQ))
 
 
 def two_events(seed, shift=0.0):
@@ -119,6 +121,13 @@ def test_the_order_of_channels_does_not_matter():
     real, other = two_events(0), two_events(1)
     moved = other.copy().reorder_channels(["E2", "E0", "E1"])
     assert evaluate_eeg(real, other).equals(evaluate_eeg(real, moved))
+
+
+def test_named_channels_alone_are_compared():
+    real, other = two_events(0), two_events(1)
+    other.get_data(copy=False)[:, 2] *= 10
+    apart = evaluate_eeg(real, other, picks=["E0", "E1"])["band power error"]
+    assert apart < 0.5 < evaluate_eeg(real, other)["band power error"]
 
 
 def test_the_reference_is_trained_on_the_real_training_epochs_where_they_are_given():
