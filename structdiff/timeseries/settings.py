@@ -48,8 +48,9 @@ def check_settings(model: TSDiff) -> None:
         ("max_minutes", model.max_minutes),
         ("guidance_scale", model.guidance_scale),
     ):
-        optional = name != "learning_rate" and value is None
-        if not optional and not (is_number(value) and 0 < float(value) < math.inf):
+        if value is None and name != "learning_rate":
+            continue
+        if value is None or not is_number(value) or not 0 < float(value) < math.inf:
             raise StructDiffError(f"{name} must be a positive number, got {value!r}")
     seed = model.random_state
     if seed is not None and (not is_number(seed) or int(seed) != seed or seed < 0):

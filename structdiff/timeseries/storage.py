@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -28,8 +28,11 @@ from structdiff.storage import (
     restored_estimator,
     write_model,
 )
+from structdiff.timeseries.freq import parse_frequency
 from structdiff.timeseries.models import ModelSpec, build_denoiser, set_prior
 from structdiff.timeseries.prior import PRIOR_TENSORS
+from structdiff.timeseries.sampling import WindowSampler, choose_sampler
+from structdiff.timeseries.windows import Scaling
 
 if TYPE_CHECKING:
     from structdiff.timeseries.tsdiff import TSDiff
@@ -75,8 +78,8 @@ def load(cls: type[TSDiff], name: str | Path, revision: str | None, token: str |
     with naming_damage(folder / CONFIG):
         spec = model.spec_ = ModelSpec.from_dict(config["model"])
         _check_sizes(spec)
-        model.freq_ = config["freq"]
-        model.refinement_time_ = float(config["refinement_time"])
+        model.freq_ = _frequency(config["freq"])
+        model.refinement_time_ = _time(config["refinement_time"])
         model.training_ = dict(config.get("training", {}))
         # Shapes are compared before memory is taken: a damaged config may ask for any amount.
         expected = expected_tensors(lambda: build_denoiser(spec).network)
@@ -87,6 +90,9 @@ def load(cls: type[TSDiff], name: str | Path, revision: str | None, token: str |
         model.covariance_ = _prior(tensors)
         model.levels_ = tensors["levels"].double().numpy()
         set_prior(model.denoiser_, model.covariance_)
+        chosen = choose_sampler(spec, model.denoiser_, None, None)
+        kind, scale = spec.guidance["kind"], spec.guidance["scale"]
+        WindowSampler(model.denoiser_, spec, model.covariance_, chosen, kind, scale)
     weights = {k: tensors[k] for k in expected}
     held = {k: v for k, v in model.denoiser_.network.state_dict().items() if _of_prior(k)}
     model.denoiser_.network.load_state_dict({**weights, **held})
@@ -99,6 +105,24 @@ def _check_sizes(spec: ModelSpec) -> None:
     lengths = (spec.context, spec.horizon, spec.rank, *spec.lags)
     if not all(isinstance(v, int) and 1 <= v <= _LONGEST for v in lengths):
         raise ValueError(f"no window has the lengths {lengths}")
+    if spec.network["length"] != spec.length:
+        raise ValueError(f"a network of length {spec.network['length']} for {spec.length} points")
+    if spec.scaling not in get_args(Scaling):
+        raise ValueError(f"unknown scaling {spec.scaling!r}")
+
+
+def _frequency(freq: Any) -> str | int:
+    """A stored frequency, if it is one: a name, or the step of integer time."""
+    if isinstance(freq, bool) or not isinstance(freq, (str, int)):
+        raise ValueError(f"no frequency is {freq!r}")
+    parse_frequency(freq)
+    return freq
+
+
+def _time(time: Any) -> float:
+    if not 0 < float(time) <= 1:
+        raise ValueError(f"no time of refinement is {time}")
+    return float(time)
 
 
 def _further(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,8 +141,10 @@ def _further(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prior(tensors: dict[str, Tensor]) -> GaussianCovariance:
-    if not len(tensors["levels"]):
-        raise CheckpointError("the model holds no levels of training windows: get it again")
+    if not len(tensors["levels"]) or not bool((tensors["levels"][:, 1] > 0).all()):
+        raise CheckpointError(
+            "the model holds no levels of training windows, or one without a scale: get it again"
+        )
     mean, vectors, values = (tensors[f"prior.{name}"] for name in PRIOR_TENSORS[:3])
     return GaussianCovariance(mean, vectors, values, float(tensors["prior.rest"]))
 
