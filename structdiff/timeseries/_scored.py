@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ class Rows:
             passed += int(arguments[0]["x"].shape[0])
 
         if self.progress:
-            tqdm.write(f"{task}: {variant}")
+            tqdm.write(f"{task}: {variant}", file=sys.stderr)  # results alone go to standard output
         start, hook = time.perf_counter(), self.network.register_forward_pre_hook(count)
         try:
             yield row
