@@ -16,7 +16,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ def backbone(clone: Path, channels: int, cauchy: Cauchy) -> torch.nn.Module:
         sys.modules.setdefault(
             "pytorch_lightning.utilities", importlib.import_module("lightning.pytorch.utilities")
         )
-        s4 = importlib.import_module("uncond_ts_diff.arch.s4")
-        made = importlib.import_module("uncond_ts_diff.arch.backbones")
+        s4: Any = importlib.import_module("uncond_ts_diff.arch.s4")
+        made: Any = importlib.import_module("uncond_ts_diff.arch.backbones")
     except ImportError as error:
         raise StructDiffError(
             f"the published code cannot be imported ({error}): pip install einops opt_einsum"

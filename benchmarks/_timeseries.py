@@ -151,8 +151,9 @@ def gaussian_alone(model: TSDiff) -> TSDiff | None:
     if not model.spec_.skip:
         return None
     plain = deepcopy(model)
+    network: Any = plain.denoiser_.network
     with torch.no_grad():
-        for parameter in plain.denoiser_.network.backbone.head[-1].parameters():
+        for parameter in network.backbone.head[-1].parameters():
             parameter.zero_()
     return plain
 
@@ -190,7 +191,7 @@ def study(
         ``downstream`` of the evaluation.
     """
     panel = panel.take(panel.ids[: asked.entries])
-    own = {"scenarios": (), "refine": None, "synthetic": 0, "seed": asked.seed}
+    own: dict[str, Any] = {"scenarios": (), "refine": None, "synthetic": 0, "seed": asked.seed}
     parts = [
         evaluate(
             fit.model,

@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,7 @@ def _settings(model: TSDiff) -> str:
 
 def forecasts(asked: argparse.Namespace, train: Panel, tests: Panel) -> pd.DataFrame:
     """CPU seconds and CRPS of guided forecasts."""
-    shared = {
+    shared: dict[str, Any] = {
         "context": CONTEXT,
         "max_steps": asked.train_steps,
         "n_samples": asked.paths,
@@ -160,7 +161,11 @@ def forecasts(asked: argparse.Namespace, train: Panel, tests: Panel) -> pd.DataF
     else:
         ours = TSDiff.from_pretrained(asked.model)
     ours.set_params(random_state=asked.seed, accelerator="cpu", progress=False)
-    settings = {"preset": "paper", "guidance_scale": SCALE, "network_settings": {"init_skip": True}}
+    settings: dict[str, Any] = {
+        "preset": "paper",
+        "guidance_scale": SCALE,
+        "network_settings": {"init_skip": True},
+    }
     paper = TSDiff(H, freq="B", **settings, **shared).fit_panel(train).set_params(progress=False)
     paths, seed, steps = asked.paths, asked.seed, asked.guided_steps
     methods: dict[str, Callable[[], Array]] = {

@@ -149,7 +149,9 @@ def evaluate(
     bases = dict(refine or {})
     _check_names(scenarios, bases, refinements, trained)
     _check_numbers(model, panel, steps, bool(bases), synthetic, bool(trained), seed)
-    season = seasonality_of(panel.freq) if seasonality is None else whole("seasonality", seasonality)
+    season = (
+        seasonality_of(panel.freq) if seasonality is None else whole("seasonality", seasonality)
+    )
     entries = Entries(panel, steps, n_windows, step_size, season, by_series)
     rows = Rows(model.denoiser_.network, by_series, progress)
     tests = _Tests(model, entries, rows, paths, int(seed))
