@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,13 @@ class TrainingWindows:
             return GaussianCovariance(windows[0].flatten(), torch.eye(size, 1), torch.ones(1), 1.0)
         return as_stored(fit_prior(windows, rank))
 
+    def digest(self) -> str:
+        """Of the series: as many windows of others are not the same training set."""
+        found = hashlib.blake2b(digest_size=8)
+        for part in (self.maker.lengths, self.maker._values, self.maker._observed):
+            found.update(part.numpy().tobytes())
+        return found.hexdigest()
+
     def batch(self, rows: Tensor) -> tuple[State, Tensor]:
         """Windows number ``rows`` and what is observed of them."""
         made = self.maker.batch(self.index[rows], self.cut[rows], future=True)
@@ -155,7 +163,9 @@ def train(
         cooldown=0.5,
         seed=seed,
     )
-    batches = ShuffledBatches(len(windows), model.batch_size, windows.batch, seed=seed)
+    batches = ShuffledBatches(
+        len(windows), model.batch_size, windows.batch, seed=seed, digest=windows.digest()
+    )
     callbacks = []
     if model.max_minutes is not None:
         from lightning.pytorch.callbacks import Timer

@@ -97,7 +97,7 @@ def check_belongs(checkpoint: Mapping[str, Any], module: pl.LightningModule, fol
     if differing:
         raise CheckpointError(
             f"{folder} holds the run of another model (weights {differing[0]!r} differ): resume it "
-            "with the molecules and settings it was started with, or choose another folder"
+            "with the data and settings it was started with, or choose another folder"
         )
 
 

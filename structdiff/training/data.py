@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class ShuffledBatches:
         From record numbers (B,) to what the training step takes, e.g. a state.
     seed
         Of the permutations.
+    digest
+        Of the records' content, where they can be told apart by one: a run is not resumed with as
+        many others.
     rank, world_size
         This process among the processes that train together; every epoch all take equally many
         batches, and no record twice.
@@ -43,13 +47,14 @@ class ShuffledBatches:
         make_batch: Callable[[Tensor], object],
         *,
         seed: int = 0,
+        digest: str = "",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if batch_size < 1:
             raise StructDiffError(f"batch_size must be at least 1, got {batch_size}")
         self.size, self.make_batch, self.seed = size, make_batch, seed
-        self._asked = batch_size
+        self._asked, self._digest = batch_size, digest
         self.position = 0
         """Batches this rank has handed out since the beginning of training."""
         self.share(rank, world_size)
@@ -74,20 +79,21 @@ class ShuffledBatches:
             self.position += 1
             yield self.make_batch(order[number * self.batch_size :][: self.batch_size])
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, int | str]:
         """What must be the same for a stored position to mean the same records."""
         return {
             "size": self.size,
             "batch_size": self.batch_size,
             "world_size": self.world_size,
             "seed": self.seed,
+            "digest": self._digest,
         }
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the order stands; Lightning stores it with every checkpoint."""
         return {"position": self.position, **self._identity()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a stored position.
 
         Raises
