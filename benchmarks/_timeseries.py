@@ -49,10 +49,15 @@ def arguments(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="further argument of TSDiff, such as hidden=32 or preset='paper'; may be repeated",
     )
+    add(
+        "--gaussian",
+        action=argparse.BooleanOptionalAction,
+        help="whether to score the model's Gaussian without the network, too (as long as a forecast)",
+    )
     add("--model", type=Path, help="folder of a saved model, in place of the fit")
     add("--save", type=Path, help="folder to save the fitted model in")
     add("--name", help="of the file in results/")
-    parser.set_defaults(**{"threads": 2, "seed": 0, "paths": 100, **defaults})
+    parser.set_defaults(**{"threads": 2, "seed": 0, "paths": 100, "gaussian": True, **defaults})
     return parser
 
 
@@ -201,7 +206,7 @@ def study(
             **trains,
         )
     ]
-    plain = gaussian_alone(fit.model)
+    plain = gaussian_alone(fit.model) if asked.gaussian else None
     if plain is not None:
         alone = evaluate(plain, panel, n_samples=asked.paths, **own).iloc[:1]
         full = parts[0].loc[0, CRPS]
