@@ -52,7 +52,7 @@ def arguments(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     add(
         "--gaussian",
         action=argparse.BooleanOptionalAction,
-        help="whether to score the model's Gaussian without the network, too (as long as a forecast)",
+        help="score the model's Gaussian without the network, too: as long as a forecast",
     )
     add("--model", type=Path, help="folder of a saved model, in place of the fit")
     add("--save", type=Path, help="folder to save the fitted model in")
