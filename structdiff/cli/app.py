@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import structdiff
-from structdiff.cli import datasets, info, molecules, samplers
+from structdiff.cli import datasets, info, molecules, samplers, timeseries
 
 app = typer.Typer(
     name="structdiff",
@@ -17,6 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(molecules.app, name="molecules")
+app.add_typer(timeseries.app, name="timeseries")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(samplers.app, name="samplers")
 app.command("info")(info.info)

@@ -20,6 +20,19 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def say(message: str) -> None:
+    """One message, as it is."""
+    messages().print(message, markup=False, soft_wrap=True)
+
+
+def report(title: str, facts: Mapping[str, Any], json: bool) -> None:
+    """Print what was done, as a table of two columns or as JSON."""
+    if json:
+        print_json(facts)
+    else:
+        print_table(title, ["what", "value"], list(facts.items()))
+
+
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a header; no cell is cut off."""
     table = Table(title=title, title_justify="left")

@@ -122,6 +122,28 @@ def _molecules(model: str, reference: str | None, batch_size: int | None) -> Com
     return MoleculeComparison(generator, load_reference(reference), name=model)
 
 
+def _series(model: str, reference: str | None, batch_size: int | None) -> ComparableModel:
+    from structdiff import datasets
+    from structdiff.cli.series_files import naming
+    from structdiff.cli.series_models import load_model, series_for
+    from structdiff.cli.timeseries import DEMO_MODEL, DEMO_SERIES
+    from structdiff.timeseries.comparison import WindowComparison
+
+    if batch_size is not None:
+        raise StructDiffError(
+            f"--batch-size {batch_size}: windows are drawn in batches of their own; leave it out"
+        )
+    if reference is None and model != DEMO_MODEL:
+        raise StructDiffError(
+            f"{model} has no series to compare with: pass --reference, a CSV of real series"
+        )
+    loaded = load_model(model, {})
+    path = datasets.path(DEMO_SERIES) if reference is None else Path(reference)
+    series = series_for(loaded, path, (None, None, None), False, False)
+    with naming(path):
+        return WindowComparison(loaded, loaded.panel_of(series.frame), name=model)
+
+
 def _own_reference(model: str) -> Path | None:
     """The reference statistics beside a model's weights."""
     folders = [folder for folder in embedded_models() if folder.name == model] or [Path(model)]
@@ -131,4 +153,5 @@ def _own_reference(model: str) -> Path | None:
 
 _HEADS: dict[str, Callable[[str, str | None, int | None], Any]] = {
     "structdiff.molecules": _molecules,
+    "structdiff.timeseries": _series,
 }

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json as json_module
 import platform
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import structdiff
 from structdiff.cli.console import print_json, print_table
+from structdiff.errors import StructDiffError
+
+if TYPE_CHECKING:
+    from structdiff.storage import ModelFormat
 
 #: The weights that come with the package, a folder for each model.
 PRETRAINED = Path(structdiff.__file__).resolve().parent / "pretrained"
@@ -49,9 +54,82 @@ def info(
     print_table("structdiff", ["what", "value"], rows)
 
 
-def embedded_models() -> list[Path]:
-    """The folders of the models that come with the package."""
-    return sorted(config.parent for config in PRETRAINED.glob("*/config.json"))
+def embedded_models(format: ModelFormat | None = None) -> list[Path]:
+    """The folders of the models that come with the package: of one head, or all."""
+    if format is None:
+        return sorted(config.parent for config in PRETRAINED.glob("*/config.json"))
+    from structdiff import storage
+
+    return [PRETRAINED / name for name in storage.embedded_models(format)]
+
+
+def show_models(model: str | None, format: ModelFormat, writer: str, json: bool) -> None:
+    """Describe a model of one head, or list those that come with the package.
+
+    Parameters
+    ----------
+    model
+        Name or folder; None lists.
+    format
+        Of the head's models.
+    writer
+        The command that writes such folders, for a message.
+    json
+        Print JSON instead of a table.
+
+    Raises
+    ------
+    StructDiffError
+        If there is no such model.
+    """
+    if model is None:
+        facts = [model_facts(folder) for folder in embedded_models(format)]
+        if json:
+            print_json(facts)
+            return
+        rows = [(each["name"], each["parameters"], each["megabytes"]) for each in facts]
+        print_table("embedded models", ["name", "parameters", "MB"], rows)
+        return
+    described = model_facts(_model_folder(model, format, writer))
+    if json:
+        print_json(described)
+        return
+    settings = described.pop("config")
+    print_table(
+        described["name"],
+        ["what", "value"],
+        [*described.items(), *_flattened(settings)],
+    )
+
+
+def _model_folder(model: str, format: ModelFormat, writer: str) -> Path:
+    """Where a model lies: a folder with config.json, or one that comes with the package."""
+    for folder in embedded_models(format):
+        if folder.name == model:
+            return folder
+    if Path(model).is_dir():
+        for needed in ("config.json", "model.safetensors"):
+            if not (Path(model) / needed).is_file():
+                raise StructDiffError(
+                    f"{model}: not a saved model, it has no {needed}; give the folder that "
+                    f"`{writer}` wrote"
+                )
+        return Path(model)
+    known = ", ".join(folder.name for folder in embedded_models(format)) or "none"
+    raise StructDiffError(
+        f"{model}: no such model; give a folder, a checkpoint file, or an embedded model ({known})"
+    )
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as ``outer.inner``."""
+    rows: list[tuple[str, object]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flattened(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
 
 
 def model_facts(folder: Path) -> dict[str, Any]:

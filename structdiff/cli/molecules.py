@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -224,26 +224,10 @@ def info(
     json: Json = False,
 ) -> None:
     """Describe a model, or list the embedded ones."""
-    from structdiff.cli.info import embedded_models, model_facts
+    from structdiff.cli.info import show_models
+    from structdiff.storage import MOLECULES
 
-    if model is None:
-        facts = [model_facts(folder) for folder in embedded_models()]
-        if json:
-            print_json(facts)
-            return
-        rows = [(each["name"], each["parameters"], each["megabytes"]) for each in facts]
-        print_table("embedded models", ["name", "parameters", "MB"], rows)
-        return
-    described = model_facts(_model_folder(model))
-    if json:
-        print_json(described)
-        return
-    settings = described.pop("config")
-    print_table(
-        described["name"],
-        ["what", "value"],
-        [*described.items(), *_flattened(settings)],
-    )
+    show_models(model, MOLECULES, "structdiff molecules train --out", json)
 
 
 def load_model(model: str) -> MoleculeGenerator:
@@ -257,27 +241,6 @@ def load_model(model: str) -> MoleculeGenerator:
     if is_checkpoint:
         return MoleculeGenerator.from_gdss(model)
     return MoleculeGenerator.from_pretrained(model)
-
-
-def _model_folder(model: str) -> Path:
-    """Where a model lies: a folder with config.json, or one that comes with the package."""
-    from structdiff.cli.info import embedded_models
-
-    for folder in embedded_models():
-        if folder.name == model:
-            return folder
-    if Path(model).is_dir():
-        for needed in ("config.json", "model.safetensors"):
-            if not (Path(model) / needed).is_file():
-                raise StructDiffError(
-                    f"{model}: not a saved model, it has no {needed}; give the folder that "
-                    "`structdiff molecules train --out` wrote"
-                )
-        return Path(model)
-    known = ", ".join(folder.name for folder in embedded_models()) or "none"
-    raise StructDiffError(
-        f"{model}: no such model; give a folder, a checkpoint file, or an embedded model ({known})"
-    )
 
 
 def load_reference(reference: str) -> ReferenceStatistics:
@@ -395,14 +358,3 @@ def _draw_properties(generated: pd.DataFrame, reference: Any, path: Path) -> Non
     from structdiff.molecules.plots import property_plot
 
     property_plot(generated, reference)[0].figure.savefig(path)
-
-
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested settings as ``outer.inner``."""
-    rows: list[tuple[str, object]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            rows += _flattened(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", value))
-    return rows

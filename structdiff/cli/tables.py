@@ -1,4 +1,4 @@
-"""Tables of molecules in files: read, every complaint naming file and row; written as they come.
+"""Tables in files: read, every complaint naming file and row; molecules written as they come.
 
 Read: CSV (comma, semicolon or tab) with a header, or one SMILES a line (``.smi``, ``.smiles``,
 ``.txt``); plain or gzip. Written: CSV with the columns ``smiles``, ``valid``, ``corrected``.
@@ -26,7 +26,7 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 
 class TableError(StructDiffError):
-    """A file that cannot be read as a table of molecules."""
+    """A file that cannot be read as the table that is needed."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_generated_csv(path: str | Path, column: str | None = None) -> pd.DataFr
 
 
 def read_table(path: str | Path) -> TextTable:
-    """Every cell of a file as text.
+    """Every cell of a file of molecules as text.
 
     Raises
     ------
@@ -119,18 +119,37 @@ def read_table(path: str | Path) -> TextTable:
         The file is missing, empty, binary or damaged, or a row does not fit its header.
     """
     path = Path(path)
-    text = _read_text(path)
     suffixes = {suffix.lower() for suffix in path.suffixes[-2:]} - {".gz"}
     if suffixes & _ONE_PER_LINE:
-        return _one_per_line(path, text)
-    return _comma_separated(path, text)
+        return _one_per_line(path, _read_text(path, "a CSV with a column 'smiles'"))
+    return read_csv(path, "a CSV with a column 'smiles'", "molecule")
 
 
-def _read_text(path: Path) -> str:
+def read_csv(path: str | Path, wanted: str, record: str) -> TextTable:
+    """Every cell of a CSV as text: comma, semicolon or tab; plain or gzip.
+
+    Parameters
+    ----------
+    path
+        Has a header.
+    wanted
+        In messages, what the file should be.
+    record
+        In messages, what a row is.
+
+    Raises
+    ------
+    TableError
+        As :func:`read_table`.
+    """
+    return _comma_separated(Path(path), _read_text(Path(path), wanted), record)
+
+
+def _read_text(path: Path, wanted: str) -> str:
     if path.is_dir():
         raise TableError(f"{path}: is a folder; name a CSV file in it")
     if not path.is_file():
-        raise TableError(f"{path}: no such file; name a CSV with a column 'smiles'")
+        raise TableError(f"{path}: no such file; name {wanted}")
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
@@ -140,7 +159,7 @@ def _read_text(path: Path) -> str:
                 f"{path}: damaged gzip file ({error}); fetch or write it again"
             ) from error
     if not data.strip():
-        raise TableError(f"{path}: the file is empty; it should be a CSV with a column 'smiles'")
+        raise TableError(f"{path}: the file is empty; it should be {wanted}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -167,8 +186,10 @@ def _one_per_line(path: Path, text: str) -> TextTable:
     return TextTable(path, {"smiles": cells[first:]}, lines)
 
 
-def _comma_separated(path: Path, text: str) -> TextTable:
-    reader = csv.reader(io.StringIO(text.rstrip() + "\n", newline=""), delimiter=_delimiter(text))
+def _comma_separated(path: Path, text: str, record: str) -> TextTable:
+    reader = csv.reader(
+        io.StringIO(text.rstrip("\r\n ") + "\n", newline=""), delimiter=_delimiter(text)
+    )
     try:
         header = [name.strip() for name in next(reader)]
         cells: list[list[str]] = []
@@ -191,14 +212,14 @@ def _comma_separated(path: Path, text: str) -> TextTable:
         twice = next(name for name in header if header.count(name) > 1)
         raise TableError(f"{path}: row 1: column {twice!r} appears twice; rename one of them")
     if not cells:
-        raise TableError(f"{path}: a header and no rows; write one molecule a row below it")
+        raise TableError(f"{path}: a header and no rows; write one {record} a row below it")
     return TextTable(
         path, dict(zip(header, map(list, zip(*cells, strict=True)), strict=True)), lines
     )
 
 
 def _delimiter(text: str) -> str:
-    """Comma, semicolon or tab, whichever the header holds most of; a SMILES holds none of them."""
+    """Comma, semicolon or tab, whichever the header holds most of; a SMILES holds none."""
     header = text.split("\n", 1)[0]
     return max((",", ";", "\t"), key=header.count)
 

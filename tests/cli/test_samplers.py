@@ -258,8 +258,8 @@ def test_a_signal_stops_the_process_with_code_130_and_rows_on_disk() -> None:
         (["--samplers", "ddim,huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         (["--samplers", ""], "unknown sampler ''"),
         (["--model", "testbed:gmm4"], "unknown testbed 'gmm4': choose one of gmm3"),
-        (["--model", "gdss-qm8"], "gdss-qm8: no such model; give an embedded model (gdss-qm9)"),
-        (["--model", ""], ": no such model; give an embedded model (gdss-qm9)"),
+        (["--model", "gdss-qm8"], "gdss-qm8: no such model; give an embedded model (gdss-qm9, ts"),
+        (["--model", ""], ": no such model; give an embedded model (gdss-qm9, tsdiff-demo)"),
         (["--model", "no.pth"], "no.pth: no such checkpoint file"),
         (["--batch-size", "3"], "--batch-size 3: testbed:gmm3 is its own reference"),
         (["--reference", "r.csv"], "--reference r.csv: testbed:gmm3 is its own reference"),
@@ -292,7 +292,7 @@ def test_a_table_of_something_else_is_not_written_over(
     [
         (None, "mine holds no config.json: it is not a saved model"),
         ("{", "not JSON"),
-        ("{}", "its format None is of no head of this version (structdiff.molecules)"),
+        ("{}", "its format None is of no head of this version (structdiff.molecules"),
         ('{"format": "structdiff.novel/1"}', "its format 'structdiff.novel/1' is of no head"),
     ],
 )
