@@ -155,9 +155,16 @@ def plain(panel: Panel, id_col: Hashable, time_col: Hashable, target_col: Hashab
         order=[id_col, time_col, target_col],
         dtypes={target_col: np.dtype(np.float64)},
     )
-    names = ["series" if name is None else name for name in panel.ids]
+    names = [shown(name) for name in panel.ids]
     labels = pd.Series(names, dtype=None if panel.ids[0] is None else object).array
     return replace(panel, ids=names, source=layout, labels=labels)
+
+
+def shown(name: Any) -> Any:
+    """The id of a series in plain long frames: of a column of several levels, they in one."""
+    if name is None:
+        return "series"
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else name
 
 
 def as_long(
@@ -223,7 +230,7 @@ def _from_wide(
             continue
         one = whole if source.is_series else whole[name]
         part = one.to_frame(MODEL) if isinstance(one, pd.Series) else one.copy()
-        part.insert(0, id_col, "series" if name is None else name)
+        part.insert(0, id_col, shown(name))
         part.insert(1, time_col, times)
         if cut is not None:
             part.insert(2, "cutoff", cut)

@@ -39,7 +39,7 @@ def test_refinement_moves_a_flat_forecast_to_the_mean(gaussian, method):
     far = series.copy()
     far.iloc[-3:] += 6.0
     flat = pd.Series(far.iloc[-1], index=ahead, name="x")
-    chosen = Refinement(method, iterations=40)
+    chosen = Refinement(method, iterations=40, noise_scale=0.1)
     refined = model.refine(far, flat, refinement=chosen)
     assert np.abs(refined.iloc[-1]) < np.abs(flat.iloc[-1])
 
@@ -74,6 +74,14 @@ def test_a_long_base_is_refined_for_a_wide_frame_and_a_two_level_index(model, wi
     assert np.array_equal(own, other)
     spread = model.refine(wide, base)
     assert np.array_equal(spread.to_numpy().T.ravel(), own)
+
+
+def test_columns_of_two_levels_are_refined(model, wide, daily, base):
+    spread = base.pivot(index="ds", columns="unique_id", values="naive")
+    frames = (pd.concat({"all": frame}, axis=1) for frame in (wide, spread))
+    refined = model.refine(*frames, level=80)
+    assert np.isfinite(refined).all().all()
+    assert refined.columns[0] == ("all", "b", "TSDiff")
 
 
 def test_a_refined_forecast_does_not_depend_on_the_other_series(model, daily, base):

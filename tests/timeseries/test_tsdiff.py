@@ -258,7 +258,7 @@ def test_a_number_of_series_that_is_none_is_refused(model, n):
     "layout",
     [
         *("long", "wide", "wide in a column", "series", "ids on the index", "times on the index"),
-        *("two levels", "periods", "integers", "no id"),
+        *("two levels", "periods", "integers", "no id", "columns of two levels"),
     ],
 )
 def test_every_layout_is_drawn(model, tiny, daily, wide, layout):
@@ -267,6 +267,7 @@ def test_every_layout_is_drawn(model, tiny, daily, wide, layout):
         "wide": wide,
         "wide in a column": wide.reset_index(),
         "series": wide["a"],
+        "columns of two levels": pd.concat({"all": wide}, axis=1),
         "ids on the index": daily.set_index("unique_id"),
         "times on the index": daily.set_index("ds").rename_axis(None),
         "two levels": daily.set_index(["ds", "unique_id"]),
