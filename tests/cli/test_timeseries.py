@@ -98,6 +98,17 @@ def test_a_run_is_resumed_and_not_written_over(
     assert TSDiff.from_pretrained("m").training_["steps"] == 3
 
 
+def test_ctrl_c_says_how_to_go_on(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TSDiff, "fit", interrupted)
+    assert run("fit", "air.csv", "--out", "m") == 130
+    assert "with --out m --resume goes on" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- forecast
 
 
