@@ -136,7 +136,7 @@ def _further(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             "prior.vectors": torch.empty(size, spec.rank),
             "prior.values": torch.empty(spec.rank),
             "prior.rest": torch.empty(()),
-            "levels": torch.empty(rows, 2),
+            "levels": torch.empty(rows, 4),
         }
 
 

@@ -96,9 +96,11 @@ class TrainingWindows:
         return len(self.index)
 
     def levels(self) -> npt.NDArray[np.float64]:
-        """Shift and scale of some of the windows, (N, 2)."""
-        both = torch.stack((self.sample.shift, self.sample.scale), dim=1)
-        return both[:KEPT_LEVELS].double().numpy()
+        """Shift, scale, lowest and highest scaled value of some of the windows, (N, 4)."""
+        values = self.sample.x[:KEPT_LEVELS, :, 0].double()
+        low, high = values.amin(1), values.amax(1)
+        shift, scale = (v[:KEPT_LEVELS].double() for v in (self.sample.shift, self.sample.scale))
+        return torch.stack((shift, scale, low, high), dim=1).numpy()
 
     def _observed_share(self, index: Tensor, cut: Tensor) -> Tensor:
         """Of the points of every window, by running sums along the series."""

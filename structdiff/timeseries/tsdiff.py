@@ -112,7 +112,8 @@ class TSDiff(SeriesUses, BaseEstimator):
     freq_ : str or int
         Frequency of the training series.
     levels_ : numpy.ndarray
-        Shift and scale of training windows, (N, 2), for synthetic series in units of the data.
+        Shift, scale, lowest and highest scaled value of training windows, (N, 4): what brings
+        synthetic series into the units of the data.
     refinement_time_ : float
         Noise level, as a time, at which refinement asks the model.
     training_ : dict
@@ -392,6 +393,20 @@ class TSDiff(SeriesUses, BaseEstimator):
 
     def _paths(self, n_samples: int | None) -> int:
         return whole("n_samples", self.n_samples if n_samples is None else n_samples)
+
+    def to_gluonts(self, prediction_length: int | None = None, *, lead_time: int = 0) -> Any:
+        """The model as a gluonts predictor.
+
+        Parameters
+        ----------
+        prediction_length
+            None is the model's horizon.
+        lead_time
+            Points between the end of a series and its forecast.
+        """
+        from structdiff.timeseries.gluonts import predictor_of
+
+        return predictor_of(self, prediction_length, lead_time=lead_time)
 
     # --- storage -----------------------------------------------------------------------------
     def save_pretrained(self, folder: str | Path, *, dtype: str = "float32") -> Path:

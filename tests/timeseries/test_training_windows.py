@@ -10,6 +10,7 @@ from structdiff.state import State
 from structdiff.timeseries.frames import read_panel
 from structdiff.timeseries.models import build_denoiser, new_spec
 from structdiff.timeseries.training import ObservedScoreMatching, TrainingWindows
+from structdiff.timeseries.uses import in_units
 
 
 def _spec(**changes):
@@ -42,9 +43,17 @@ def test_when_every_window_is_mostly_missing_it_is_said(daily):
 
 def test_levels_are_those_of_the_windows(daily):
     levels = TrainingWindows(read_panel(daily), _spec(), 0).levels()
-    assert levels.shape == (201, 2)
+    assert levels.shape == (201, 4)
     assert sorted(levels[:, 0].round(-1).astype(int).tolist()) == [10] * 67 + [20] * 67 + [30] * 67
-    assert (levels[:, 1] > 0).all()
+    assert (levels[:, 1] > 0).all() and (levels[:, 2] < levels[:, 3]).all()
+
+
+def test_a_window_gets_the_level_of_the_training_window_that_is_shaped_like_it():
+    # Two kinds of windows: small swings far above zero, and large ones close to it.
+    levels = np.array([[1000.0, 10.0, -1.0, 1.0], [50.0, 5.0, -2.0, 9.0]])
+    windows = np.array([[-1.9, 0.0, 8.5], [-0.8, 0.1, 1.2]])
+    expected = np.stack([50 + 5 * windows[0], 1000 + 10 * windows[1]])
+    assert np.allclose(in_units(windows, levels), expected)
 
 
 def test_the_gaussian_is_that_of_the_windows(daily):
