@@ -208,6 +208,19 @@ def _from_long(
     return whole
 
 
+def _columns_of(whole: pd.DataFrame, name: Hashable) -> pd.DataFrame | pd.Series | None:
+    """What a wide frame holds of one series; None if it has no such columns."""
+    if not isinstance(name, tuple):
+        return whole[name] if name in whole.columns else None
+    # By place: pandas warns of a slow look-up among columns of several levels out of order.
+    places = [i for i, column in enumerate(whole.columns) if column[: len(name)] == name]
+    part = whole.iloc[:, places]
+    if whole.columns.nlevels == len(name):
+        return part.iloc[:, 0] if places else None
+    part.columns = part.columns.get_level_values(-1)
+    return part if places else None
+
+
 def _from_wide(
     panel: Panel, whole: pd.DataFrame, id_col: Hashable, time_col: Hashable
 ) -> pd.DataFrame:
@@ -226,9 +239,9 @@ def _from_wide(
     cut = whole.index.get_level_values("cutoff") if "cutoff" in before else None
     parts = []
     for name in panel.ids:
-        if not source.is_series and name not in whole.columns:
+        one = whole if source.is_series else _columns_of(whole, name)
+        if one is None:
             continue
-        one = whole if source.is_series else whole[name]
         part = one.to_frame(MODEL) if isinstance(one, pd.Series) else one.copy()
         part.insert(0, id_col, shown(name))
         part.insert(1, time_col, times)
