@@ -15,6 +15,7 @@ those of its neighbours j by Ledoit and Wolf's (2004) share, with the sampling e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from structdiff.errors import StructDiffError
 from structdiff.guidance import GaussianCovariance
+from structdiff.state import State
 from structdiff.timeseries.prior import GaussianSkip
 
 NEIGHBOURS = 8
@@ -29,6 +31,9 @@ NEIGHBOURS = 8
 FLOOR = 0.01
 """Of the mean variance along a direction in time, added to every channel pattern: neighbouring
 electrodes are so alike that sampling error would otherwise decide what tells them apart."""
+REST = 1e-6
+"""Of the mean variance of all directions, the smallest that one has: what was filtered out of the
+training data must still have an inverse."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,7 @@ def fit_covariance(windows: Tensor, effective: float | None = None) -> WindowCov
     variances, patterns = torch.linalg.eigh(spatial)
     mean = variances.clamp(min=0).mean(1, keepdim=True)
     floored = (variances.clamp(min=0) + FLOOR * mean) / (1 + FLOOR)
-    # What was filtered out has no variance; it must still have an inverse.
-    return WindowCovariance(level, times, patterns, floored.clamp(min=1e-6 * float(mean.mean())))
+    return WindowCovariance(level, times, patterns, floored.clamp(min=REST * float(mean.mean())))
 
 
 def shrink_to_neighbours(raw: Tensor, count: float) -> Tensor:
@@ -188,6 +192,28 @@ class WindowSkip(GaussianSkip):
         """Take over a prior of the same shape."""
         for name in ("level", "times", "patterns", "values"):
             getattr(self, name).copy_(getattr(prior, name))
+
+    def forward(
+        self, x: State, log_snr: Mapping[str, Tensor], condition: Tensor | None = None
+    ) -> State:
+        r"""As the parent's, with what the network adds in the prior's own proportions.
+
+        :math:`D = G(y) + V^{1/2} F`, V the Gaussian's posterior covariance: an error of the network
+        is never where the data cannot be (filtered out, say), which guidance by what is observed
+        would have to explain by something enormous in what is not.
+        """
+        scaled = x["x"]
+        level = log_snr["x"].to(scaled.dtype)[:, None]
+        variance = torch.exp(-2 * level)
+        window = (scaled * torch.sqrt(1 + variance)[:, :, None]).flatten(1)
+        estimate = self.denoise(window, variance)[0].unflatten(1, self.shape)
+        noise = (window.unflatten(1, self.shape) - estimate) * torch.exp(level)[:, :, None]
+        features = scaled if condition is None else torch.cat((scaled, condition), dim=2)
+        out = self.backbone(State({"x": noise}), log_snr, features)["x"]
+        prior = WindowCovariance(self.level, self.times, self.patterns, self.values)
+        spread = variance[:, :, None]
+        spread = torch.sqrt(self.values * spread / (self.values + spread))  # (B, L, C)
+        return x.map(lambda _: estimate + prior.windows(spread * prior.coordinates(out)))
 
     def denoise(self, window: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """As the parent's, by products with (L, L) and (C, C) matrices."""

@@ -167,6 +167,49 @@ def test_the_network_around_it_is_the_low_rank_one_at_full_rank():
     assert torch.allclose(weights[0](level["x"]), weights[1](level["x"]))
 
 
+class Anything(torch.nn.Module):
+    def forward(self, x, log_snr, condition=None):
+        generator = torch.Generator().manual_seed(1)
+        return x.map(lambda v: torch.randn(v.shape, generator=generator, dtype=v.dtype))
+
+
+def filtered_prior():
+    """Half of the directions in time hold next to nothing, as after a low-pass filter."""
+    prior = known_prior(16, 5)
+    scale = torch.ones(16, dtype=torch.float64)
+    scale[:8] = 1e-6
+    return WindowCovariance(prior.level, prior.times, prior.patterns, prior.values * scale[:, None])
+
+
+def test_the_network_adds_only_what_the_prior_leaves_open():
+    prior = filtered_prior()
+    skip = WindowSkip(Anything(), (16, 5)).double()
+    skip.set_windows(prior)
+    y, level = draws(prior, 200), torch.zeros(200, dtype=torch.float64)
+    out = skip(State({"x": y / math.sqrt(2)}), {"x": level})["x"]
+    added = prior.coordinates(
+        out - skip.denoise(y.flatten(1), torch.ones(200, 1).double())[0].unflatten(1, (16, 5))
+    )
+    # At rho = 1 the posterior variance of a direction is l / (l + 1); 200 windows: 10 %.
+    expected = prior.values / (prior.values + 1)
+    assert torch.allclose(added.square().mean(0) / expected, torch.ones(16, 5).double(), atol=0.5)
+
+
+def test_an_error_of_the_network_is_not_blown_up_by_what_was_filtered_out():
+    prior = filtered_prior()
+    denoiser = exact_denoiser(prior)
+    denoiser.network.backbone = Anything()
+    x, seen = draws(prior, 50), torch.ones(50, 16, 5, dtype=torch.bool)
+    seen[:, 8:] = False
+    fixed = torch.zeros(50, 16, 0), object_seeds(0, 50, 0)
+    settings = {"paths": 2, "rank": 64, "batch_size": 100, "progress": False}
+    filled = complete(denoiser, get_sampler("dpm++", 20), prior, x, seen, *fixed, **settings)
+    error = (filled - x)[:, 8:].square().mean().sqrt()
+    # Wrong by a whole posterior deviation everywhere, the network may spoil the forecast, but not
+    # beyond the data's own size; with errors of the same size in all directions this is 185.
+    assert error < 2 * x.std()
+
+
 MASKS = {
     "channel": (slice(None), 1),
     "segment": (slice(2, 4), slice(None)),
