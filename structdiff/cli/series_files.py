@@ -224,7 +224,7 @@ def _require_pyarrow(path: Path) -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise StructDiffError(
-            f"{path}: Parquet needs pyarrow: pip install pyarrow, or use CSV (.csv, .csv.gz)"
+            f"{path}: Parquet needs pyarrow: pip install 'structdiff[parquet]', or use CSV"
         ) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -24,8 +23,7 @@ from structdiff.timeseries import read_panel
 
 LONG = "unique_id,ds,y\n007,2024-01-01,1.5\n007,2024-01-02,\nNA,2024-01-01,0.1\n"
 
-#: Formats that are read and written: Parquet where its library is installed.
-FORMATS = [".csv", ".csv.gz", *([".parquet"] if importlib.util.find_spec("pyarrow") else [])]
+FORMATS = [".csv", ".csv.gz", ".parquet"]
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -147,6 +145,21 @@ def test_what_is_written_is_read_again(suffix: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
+def test_a_wide_parquet_file_keeps_its_dates_on_the_index(tmp_path: Path) -> None:
+    times = pd.date_range("2024-01-01", periods=2, freq="D", tz="Europe/Berlin", name="day")
+    columns = pd.MultiIndex.from_tuples([("a", "TSDiff"), ("a", "TSDiff-lo-80")])
+    write_frame(pd.DataFrame([[1.0, 2], [3, 4]], times, columns), tmp_path / "a.parquet")
+    again = read_series(tmp_path / "a.parquet").frame
+    assert again.columns.tolist() == ["a", "a-lo-80"]
+    assert again.index.tolist() == times.tolist() and again.index.name == "day"
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", b"PAR1 and no more")
+    with pytest.raises(TableError, match=r"a\.parquet: not a complete Parquet file"):
+        read_series(file)
+
+
 def test_the_same_frame_gives_the_same_compressed_file(tmp_path: Path) -> None:
     frame = pd.DataFrame({"ds": [1], "a": [2.5]})
     for name in ("a.csv.gz", "b.csv.gz"):
@@ -179,7 +192,7 @@ def test_parquet_without_pyarrow_names_the_remedy(
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # import pyarrow fails
     file = write(tmp_path / "a.parquet", b"PAR1")
     for work in (lambda: read_series(file), lambda: check_table(file)):
-        with pytest.raises(StructDiffError, match=r"a\.parquet: .*pip install pyarrow, or use CSV"):
+        with pytest.raises(StructDiffError, match=r"a\.parquet: .*pip install .structdiff\[parq"):
             work()
 
 

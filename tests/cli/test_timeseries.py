@@ -304,7 +304,8 @@ def test_parquet_without_its_library_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert run("forecast", "air.csv", "--model", model, "--out", "fc.parquet") == 2
-    assert "fc.parquet: Parquet needs pyarrow: pip install pyarrow" in complaint(capsys)
+    line = complaint(capsys)
+    assert "fc.parquet: Parquet needs pyarrow: pip install 'structdiff[parquet]'" in line
 
 
 # ---------------------------------------------------------------- what comes with the package
