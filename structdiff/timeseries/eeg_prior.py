@@ -15,7 +15,6 @@ those of its neighbours j by Ledoit and Wolf's (2004) share, with the sampling e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 from structdiff.errors import StructDiffError
 from structdiff.guidance import GaussianCovariance
-from structdiff.state import State
 from structdiff.timeseries.prior import GaussianSkip
 
 NEIGHBOURS = 8
@@ -193,40 +191,27 @@ class WindowSkip(GaussianSkip):
         for name in ("level", "times", "patterns", "values"):
             getattr(self, name).copy_(getattr(prior, name))
 
-    def forward(
-        self, x: State, log_snr: Mapping[str, Tensor], condition: Tensor | None = None
-    ) -> State:
-        r"""As the parent's, with what the network adds in the prior's own proportions.
-
-        :math:`D = G(y) + V^{1/2} F`, V the Gaussian's posterior covariance: an error of the network
-        is never where the data cannot be (filtered out, say), which guidance by what is observed
-        would have to explain by something enormous in what is not.
-        """
-        scaled = x["x"]
-        level = log_snr["x"].to(scaled.dtype)[:, None]
-        variance = torch.exp(-2 * level)
-        window = (scaled * torch.sqrt(1 + variance)[:, :, None]).flatten(1)
-        estimate = self.denoise(window, variance)[0].unflatten(1, self.shape)
-        noise = (window.unflatten(1, self.shape) - estimate) * torch.exp(level)[:, :, None]
-        features = scaled if condition is None else torch.cat((scaled, condition), dim=2)
-        out = self.backbone(State({"x": noise}), log_snr, features)["x"]
-        prior = WindowCovariance(self.level, self.times, self.patterns, self.values)
-        spread = variance[:, :, None]
-        spread = torch.sqrt(self.values * spread / (self.values + spread))  # (B, L, C)
-        return x.map(lambda _: estimate + prior.windows(spread * prior.coordinates(out)))
-
-    def denoise(self, window: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def denoise(self, window: Tensor, variance: Tensor) -> Tensor:
         """As the parent's, by products with (L, L) and (C, C) matrices."""
-        prior = WindowCovariance(self.level, self.times, self.patterns, self.values)
+        spread = variance[:, :, None]
         gap = window.unflatten(1, self.shape) - self.level
-        gain = self.values / (self.values + variance[:, :, None])  # (B, L, C)
-        estimate = self.level + prior.windows(gain * prior.coordinates(gap))
-        return estimate.flatten(1), gain.mean((1, 2))[:, None] * variance
+        moved = self._by_factor(gap, self.values / (self.values + spread))
+        return (self.level + moved).flatten(1)
+
+    def spread(self, out: Tensor, variance: Tensor) -> Tensor:
+        """As the parent's."""
+        spread = variance[:, :, None]
+        factor = torch.sqrt(self.values * spread / (self.values + spread))  # (B, L, C)
+        return self._by_factor(out.unflatten(1, self.shape), factor).flatten(1)
+
+    def _by_factor(self, windows: Tensor, factor: Tensor) -> Tensor:
+        prior = WindowCovariance(self.level, self.times, self.patterns, self.values)
+        return prior.windows(factor * prior.coordinates(windows))
 
 
 @dataclass(frozen=True)
 class WindowWeight:
-    r"""Unit weight of :class:`WindowSkip`'s network: :math:`\rho^2/c_{out}^2` on the noise.
+    r""":class:`~structdiff.timeseries.prior.GaussianWeight` of a window's eigenvalues.
 
     Parameters
     ----------

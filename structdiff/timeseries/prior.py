@@ -1,15 +1,15 @@
 r"""A Gaussian prior inside the network: it learns only what a Gaussian does not know.
 
 With :math:`y = x_0 + \rho\epsilon` and a Gaussian :math:`N(m, S)` fitted to the training windows,
-the best linear denoiser and its mean error are closed forms,
+the best linear denoiser and the covariance of its error are closed forms,
 
-.. math:: G(y) = m + S (S + \rho^2)^{-1} (y - m), \qquad
-          c_{out}^2 = \tfrac1d \sum_i \frac{\lambda_i \rho^2}{\lambda_i + \rho^2},
+.. math:: G(y) = m + S (S + \rho^2)^{-1} (y - m), \qquad V = \rho^2 S (S + \rho^2)^{-1}.
 
-with :math:`\lambda_i` the eigenvalues of S. The denoiser is :math:`D = G(y) + c_{out} F`: the
-preconditioning of Karras et al. 2022 (EDM, table 1) with the covariance of the data in place of one
-variance, to which it reduces for :math:`S = s^2 I`. Before the first step of training it already is
-the exact denoiser of a Gaussian with the correlations of the data.
+The denoiser is :math:`D = G(y) + V^{1/2} F`: the preconditioning of Karras et al. 2022 (EDM, table
+1) with the covariance of the data in place of one variance, to which it reduces for
+:math:`S = s^2 I`. Before the first step of training it already is the exact denoiser of a Gaussian
+with the correlations of the data; and an error of the network is never where the data cannot be,
+which guidance by what is observed would have to explain by something enormous in what is not.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class GaussianSkip(nn.Module):
             getattr(self, name).copy_(getattr(prior, name))
         self.rest.fill_(prior.rest)
 
-    def denoise(self, window: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The Gaussian's G(y) (B, d), and c_out squared (B, 1).
+    def denoise(self, window: Tensor, variance: Tensor) -> Tensor:
+        r"""The Gaussian's G(y), (B, d).
 
         Parameters
         ----------
@@ -98,13 +98,26 @@ class GaussianSkip(nn.Module):
         variance
             :math:`\rho^2`, (B, 1).
         """
-        along = self.values / (self.values + variance)  # (B, k)
-        rest = self.rest / (self.rest + variance)  # (B, 1)
+        gain = self.values / (self.values + variance)  # (B, k)
         gap = window - self.mean
-        estimate = self.mean + rest * gap + ((gap @ self.vectors) * (along - rest)) @ self.vectors.T
-        size, rank = self.vectors.shape
-        error = (along.sum(1, keepdim=True) + (size - rank) * rest) * variance / size
-        return estimate, error
+        return self.mean + self._scaled(gap, gain, self.rest / (self.rest + variance))
+
+    def spread(self, out: Tensor, variance: Tensor) -> Tensor:
+        r""":math:`V^{1/2} F` for what the network returns, (B, d).
+
+        Parameters
+        ----------
+        out
+            F, (B, d).
+        variance
+            :math:`\rho^2`, (B, 1).
+        """
+        along = torch.sqrt(self.values * variance / (self.values + variance))
+        return self._scaled(out, along, torch.sqrt(self.rest * variance / (self.rest + variance)))
+
+    def _scaled(self, flat: Tensor, along: Tensor, rest: Tensor) -> Tensor:
+        """Factors (B, k) along the prior's directions and (B, 1) in all others."""
+        return rest * flat + ((flat @ self.vectors) * (along - rest)) @ self.vectors.T
 
     def forward(
         self, x: State, log_snr: Mapping[str, Tensor], condition: Tensor | None = None
@@ -114,23 +127,23 @@ class GaussianSkip(nn.Module):
         level = log_snr["x"].to(scaled.dtype)[:, None]
         variance = torch.exp(-2 * level)
         window = (scaled * torch.sqrt(1 + variance)[:, :, None]).flatten(1)
-        estimate, error = self.denoise(window, variance)
+        estimate = self.denoise(window, variance)
         noise = ((window - estimate) * torch.exp(level)).unflatten(1, scaled.shape[1:])
         features = scaled if condition is None else torch.cat((scaled, condition), dim=2)
         out = self.backbone(State({"x": noise}), log_snr, features)["x"]
-        return x.map(
-            lambda _: estimate.unflatten(1, scaled.shape[1:]) + torch.sqrt(error)[:, :, None] * out
-        )
+        moved = estimate + self.spread(out.flatten(1), variance)
+        return x.map(lambda _: moved.unflatten(1, scaled.shape[1:]))
 
 
 @dataclass(frozen=True)
 class GaussianWeight:
-    r"""Unit weight of :class:`GaussianSkip`'s network: :math:`\rho^2/c_{out}^2` on the noise.
+    r"""The squared error of x0 over its mean under the prior: :math:`\rho^2 d/\mathrm{tr} V` on the
+    noise.
 
     Parameters
     ----------
     prior
-        Whose mean posterior variance :math:`c_{out}^2` is. With all eigenvalues equal this is
+        Whose posterior covariance V is. With all eigenvalues equal this is
         :class:`~structdiff.objectives.EDMWeight`.
     """
 

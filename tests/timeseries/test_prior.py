@@ -65,17 +65,34 @@ def test_before_training_it_is_the_exact_denoiser_of_the_gaussian(process, rank)
 
 
 @pytest.mark.parametrize("rank", [SIZE, 5])
-def test_the_networks_part_is_as_large_as_the_gaussians_error(rank):
-    # c_out^2 = trace of the posterior covariance / d; a network output of 1 moves D by c_out.
+def test_what_the_network_adds_has_the_covariance_of_the_gaussians_error(rank):
+    # A network that returns white noise adds V^1/2 of it: the images of the unit vectors are a
+    # root of V = S - S (S + rho^2)^-1 S.
     prior = gaussian(rank)
-    process, rho = EDM(0.01, 20.0), 0.7
-    matrix, eye = dense(prior), torch.eye(SIZE, dtype=torch.float64)
+    rho, matrix, eye = 0.7, dense(prior), torch.eye(SIZE, dtype=torch.float64)
     posterior = matrix - matrix @ torch.linalg.solve(matrix + rho**2 * eye, matrix)
-    x = torch.randn(3, LENGTH, CHANNELS).double()
-    t = rho / 20.0
-    moved = denoiser(process, prior, 1.0)(x, t)["x"] - denoiser(process, prior, 0.0)(x, t)["x"]
-    expected = torch.full_like(moved, float((torch.trace(posterior) / SIZE).sqrt()))
+    network = denoiser(EDM(0.01, 20.0), prior).network
+    root = network.spread(eye, torch.full((SIZE, 1), rho**2, dtype=torch.float64))
+    assert torch.allclose(root @ root.T, posterior, atol=1e-7)
+
+
+def test_the_networks_part_is_added_to_the_gaussians():
+    prior, rho = gaussian(5), 0.7
+    x, t = torch.randn(3, LENGTH, CHANNELS).double(), 0.7 / 20.0
+    model = denoiser(EDM(0.01, 20.0), prior, 1.0)
+    ones, variance = torch.ones(3, SIZE).double(), torch.full((3, 1), rho**2).double()
+    expected = model.network.spread(ones, variance).unflatten(1, (LENGTH, CHANNELS))
+    moved = model(x, t)["x"] - denoiser(EDM(0.01, 20.0), prior, 0.0)(x, t)["x"]
     assert torch.allclose(moved, expected, rtol=1e-6)
+
+
+def test_with_equal_variances_it_is_the_preconditioning_of_edm():
+    # c_skip = s^2 / (s^2 + rho^2), c_out = rho s / sqrt(s^2 + rho^2) (Karras et al. 2022, table 1).
+    flat = GaussianCovariance(torch.zeros(SIZE), torch.eye(SIZE, 3), torch.full((3,), 0.25), 0.25)
+    x, rho = torch.randn(2, LENGTH, CHANNELS).double(), 0.7
+    model = denoiser(EDM(0.01, 20.0), flat, 1.0)
+    expected = 0.25 / (0.25 + rho**2) * x + rho * 0.5 / (0.25 + rho**2) ** 0.5
+    assert torch.allclose(model(x, rho / 20.0)["x"], expected, rtol=1e-6)
 
 
 def test_the_network_sees_the_gaussians_noise_and_the_scaled_window():
@@ -92,8 +109,8 @@ def test_the_network_sees_the_gaussians_noise_and_the_scaled_window():
     assert torch.equal(backbone.condition[:, :, CHANNELS:], features)
 
 
-def test_the_weight_is_unit_weight_of_the_networks_error():
-    # An error d of F moves D by c_out d and the noise by c_out d / rho.
+def test_the_weight_divides_by_the_gaussians_mean_error():
+    # An error of x0 is rho times that of the noise; the Gaussian's mean square is tr V / d.
     prior = gaussian(5)
     matrix, eye = dense(prior), torch.eye(SIZE, dtype=torch.float64)
     level = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)

@@ -182,7 +182,7 @@ class _Ideal(nn.Module):
     def forward(self, x, log_snr, condition=None):
         variance = torch.exp(-2 * log_snr["x"].float())[:, None]
         window = x["x"].flatten(1) * torch.sqrt(1 + variance)
-        noise = (window - self.gaussian.denoise(window, variance)[0]) / torch.sqrt(variance)
+        noise = (window - self.gaussian.denoise(window, variance)) / torch.sqrt(variance)
         return State({"x": noise.reshape(x["x"].shape)})
 
 
