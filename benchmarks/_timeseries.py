@@ -40,6 +40,7 @@ def arguments(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     add("--paths", type=int, help="sample paths of a forecast")
     add("--few", type=int, help="sample paths where values are missing and of refinements")
     add("--entries", type=int, help="how many test entries, all by default")
+    add("--some", type=int, help="test entries, evenly spread, for all but the forecast")
     add("--synthetic", type=int, help="windows for the linear predictive score, 0 for none")
     add("--refine-step", type=float, help="step of the refinement, the package's by default")
     add(
@@ -211,20 +212,22 @@ def study(
         alone = evaluate(plain, panel, n_samples=asked.paths, **own).iloc[:1]
         full = parts[0].loc[0, CRPS]
         parts.append(alone.assign(variant="its Gaussian alone", ratio=alone[CRPS] / full))
+    some = panel.take(panel.ids[:: max(1, len(panel) // (asked.some or len(panel)))])
     rest = evaluate(
         fit.model,
-        panel,
+        some,
         n_samples=asked.few,
         hidden=hidden,
         refinements=variants(asked.refine_step),
         synthetic=0,
         seed=asked.seed,
     )
-    if asked.few == asked.paths:
+    if asked.few == asked.paths and len(some) == len(panel):
         rest = rest[rest["task"] != "forecast"]
     else:
         rest = rest[~rest["variant"].isin(["seasonal naive", "random walk"])]
-        rest = rest.replace({"variant": {"full": f"full, {asked.few} paths"}})
+        label = f"full, {asked.few} paths, {len(some)} entries"
+        rest = rest.replace({"variant": {"full": label}})
     return pd.concat([*parts, rest], ignore_index=True)
 
 
