@@ -68,8 +68,8 @@ def main() -> None:
         shown(table, PAPER),
         f"{fit.says} CRPS is mean_wQuantileLoss over {len(tests.take(tests.ids[: asked.entries]))} "
         f"series; forecasts from {asked.paths} paths, missing values ({context // 2} of {context} "
-        f"hidden) and refinements from {asked.few} of every sixth series. gain: share of the base's CRPS that refinement "
-        "takes away; evaluations: forward passes for each path. ridge: linear predictive score of "
+        f"hidden) and refinements from {asked.few} of some series, evenly spread. gain: share of "
+        "the base's CRPS that refinement takes away; evaluations: forward passes for each path. ridge: linear predictive score of "
         f"{asked.synthetic} synthetic windows; ridge-real: the same ridge on as many real ones, "
         "mean of three draws, which scatter by 5 %. deepar: gluonts' PyTorch model, without "
         "scaling and time features (published: the MXNet one). Other published figures: TFT and "
