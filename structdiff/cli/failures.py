@@ -13,14 +13,18 @@ from structdiff.errors import StructDiffError
 EXTRAS = {
     "fcd": "molecules",
     "filelock": "datasets",
+    "gluonts": "timeseries",
     "lightning": "train",
     "matplotlib": "plots",
+    "mne": "eeg",
     "pandas": "molecules",
     "pooch": "datasets",
+    "pyarrow": "parquet",
     "rdkit": "molecules",
     "requests": "datasets",
     "scipy": "molecules",
     "sklearn": "molecules",
+    "sktime": "sktime",
     "torchdiffeq": "dynamics",
     "torchsde": "dynamics",
 }
