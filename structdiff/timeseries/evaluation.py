@@ -27,8 +27,8 @@ from structdiff.timeseries.missing import SCENARIOS, Scenario, hide
 from structdiff.timeseries.refining import Refinement, base_forecasts
 from structdiff.timeseries.sampling import series_seeds
 from structdiff.timeseries.season import seasonality_of
+from structdiff.timeseries.settings import whole
 from structdiff.timeseries.synthetic import linear_predictive_score, real_windows
-from structdiff.timeseries.uses import whole
 
 if TYPE_CHECKING:
     from structdiff.timeseries.tsdiff import TSDiff

@@ -24,8 +24,8 @@ from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.timeseries.frames import Panel
 from structdiff.timeseries.gluonts_entries import panel_of_dataset, period_frequency, quietly
 from structdiff.timeseries.scores import mean_weighted_quantile_loss
+from structdiff.timeseries.settings import whole
 from structdiff.timeseries.tsdiff import TSDiff
-from structdiff.timeseries.uses import whole
 
 try:
     from gluonts.core.component import validated

@@ -30,7 +30,7 @@ from structdiff.timeseries.sampling import ROWS, WindowSampler, series_seeds
 from structdiff.timeseries.windows import WindowMaker
 
 if TYPE_CHECKING:
-    from structdiff.timeseries.uses import SeriesUses
+    from structdiff.timeseries.forecaster import Forecaster
 
 Array = npt.NDArray[np.float64]
 _TIMES, _WINDOWS = 16, 128
@@ -158,7 +158,7 @@ def _times(column: pd.Series, ahead: pd.Index, label: str) -> pd.Index:
 
 
 def base_forecasts(
-    panel: Panel, forecasts: Any, h: int, names: SeriesUses, column: Hashable | None
+    panel: Panel, forecasts: Any, h: int, names: Forecaster, column: Hashable | None
 ) -> list[Array]:
     """Base paths (S, h) or points (h,) of every series of a panel, from a frame.
 

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from structdiff.errors import StructDiffError
+from structdiff.timeseries.forecaster import Forecaster
 from structdiff.timeseries.forecasting import (
     MODEL,
     as_long,
@@ -23,54 +24,25 @@ from structdiff.timeseries.forecasting import (
     plain,
     with_cutoff,
 )
+from structdiff.timeseries.frames import Panel
 from structdiff.timeseries.imputation import filled_columns, impute_series
 from structdiff.timeseries.metrics import evaluate_forecasts
 from structdiff.timeseries.refining import Refinement, base_forecasts
-from structdiff.timeseries.sampling import ROWS, WindowSampler, series_seeds
+from structdiff.timeseries.sampling import ROWS, series_seeds
 from structdiff.timeseries.season import seasonality_of
 from structdiff.timeseries.settings import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from structdiff.timeseries.frames import Panel
-
 Array = npt.NDArray[np.float64]
 
 
-class SeriesUses:
-    """Methods over a trained model, whose parts :class:`~structdiff.timeseries.TSDiff` holds."""
+class SeriesUses(Forecaster):
+    """The further methods over a trained model."""
 
-    id_col: Hashable
-    time_col: Hashable
-    target_col: Hashable
-    progress: bool
     levels_: Array
     refinement_time_: float
-
-    if TYPE_CHECKING:
-
-        def panel_of(self, df: Any) -> Panel: ...
-
-        def panel_paths(
-            self,
-            panel: Panel,
-            h: int | None = None,
-            n_samples: int | None = None,
-            seed: int | None = None,
-        ) -> list[Array]: ...
-
-        def predict(
-            self, df: Any = None, h: int | None = None, level: Any = None, quantiles: Any = None
-        ) -> Any: ...
-
-        def window_sampler(self) -> WindowSampler: ...
-
-        def sampling_seed(self, seed: int | None = None) -> int: ...
-
-        def _horizon(self, h: int | None) -> int: ...
-
-        def _paths(self, n_samples: int | None) -> int: ...
 
     # --- evaluation --------------------------------------------------------------------------
     def cross_validation(
@@ -294,7 +266,11 @@ class SeriesUses:
 
         panel = self.panel_of(df)
         frame = self.predict(df, level=level) if forecasts is None else forecasts
-        names = {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
+        names: dict[str, Any] = {
+            "id_col": self.id_col,
+            "time_col": self.time_col,
+            "target_col": self.target_col,
+        }
         history = plain(panel, **names).restore({self.target_col: panel.values})
         return plot_panel(as_long(panel, frame, **names), history, **names, **options)
 
