@@ -150,31 +150,49 @@ def new_spec(
     if preset == "paper":
         network |= {"hidden": 64, "blocks": 3, "state_size": 128, "kernel": "s4", "time": "index"}
         network |= network_settings
-        process = process_to_dict(DiscreteVP(100, 1e-4, 0.1, prior_scale=1.0))
-        sampler = {"name": "ddpm", "steps": 100}
-        guidance: dict[str, Any] = {"kind": "quantile", "scale": PAPER_SCALES["quantile"]}
-        shape = (context, horizon, tuple(lags), "mean", rank)
-        return ModelSpec(*shape, network, False, process, "noise", sampler, guidance)
+        return ModelSpec(
+            context=context,
+            horizon=horizon,
+            lags=tuple(lags),
+            scaling="mean",
+            rank=rank,
+            network=network,
+            skip=False,
+            process=process_to_dict(DiscreteVP(100, 1e-4, 0.1, prior_scale=1.0)),
+            prediction="noise",
+            sampler={"name": "ddpm", "steps": 100},
+            guidance={"kind": "quantile", "scale": PAPER_SCALES["quantile"]},
+        )
     if preset is not None:
         raise StructDiffError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)} or None")
     network |= {"features": channels, **network_settings}
-    process = process_to_dict(EDM(0.005, 20.0))
-    own = {"kind": "covariance", "scale": None}
-    shape = (context, horizon, tuple(lags), scaling, rank)
-    return ModelSpec(*shape, network, True, process, "data", {"name": "dpm++", "steps": 20}, own)
+    return ModelSpec(
+        context=context,
+        horizon=horizon,
+        lags=tuple(lags),
+        scaling=scaling,
+        rank=rank,
+        network=network,
+        skip=True,
+        process=process_to_dict(EDM(0.005, 20.0)),
+        prediction="data",
+        sampler={"name": "dpm++", "steps": 20},
+        guidance={"kind": "covariance", "scale": None},
+    )
 
 
 def build_denoiser(spec: ModelSpec) -> Denoiser:
     """The denoiser of a spec, with fresh weights; around a prior that is to be set."""
     try:
-        network: torch.nn.Module = TSDiffNetwork(**spec.network)
+        backbone = TSDiffNetwork(**spec.network)
     except TypeError as error:  # an argument that the network does not have
         raise StructDiffError(f"no network can be built of {spec.network}: {error}") from error
+    network: torch.nn.Module = backbone
     if spec.skip:
         # Zero at first: training starts from the Gaussian.
-        torch.nn.init.zeros_(network.head[-1].weight)
-        torch.nn.init.zeros_(network.head[-1].bias)
-        network = GaussianSkip(network, (spec.length, spec.channels), spec.rank)
+        for parameter in backbone.head[-1].parameters():
+            torch.nn.init.zeros_(parameter)
+        network = GaussianSkip(backbone, (spec.length, spec.channels), spec.rank)
     system = System({"x": process_from_dict(spec.process)})
     return Denoiser(
         network,
