@@ -1,7 +1,7 @@
 # Every target starts from nothing but Python and make: the first one to run creates $(VENV) and
 # installs the tested set of packages, the others find it there.
 #
-#   make demo     1,000 new molecules from the embedded weights, their metrics, a table, two pictures
+#   make demo     new molecules and forecasts from the embedded weights, their metrics, pictures
 #   make test     formatting, lint, import contracts, types of the public core, tests
 #   make paper    slow reproductions of published figures
 #   make lint     the static part of `make test`
@@ -38,7 +38,8 @@ demo: $(STAMP)
 		--out demo_output/molecules.csv --grid demo_output/grid.png
 	$(BIN)/structdiff molecules evaluate demo_output/molecules.csv --reference gdss-qm9 \
 		--plot demo_output/properties.png
-	@echo "written: demo_output/molecules.csv, demo_output/grid.png, demo_output/properties.png"
+	$(BIN)/structdiff timeseries demo --out demo_output/forecast.csv --plot demo_output/forecast.png
+	@echo "written: demo_output/molecules.csv, grid.png, properties.png, forecast.csv, forecast.png"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
