@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
