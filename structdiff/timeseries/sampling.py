@@ -33,7 +33,7 @@ from structdiff.processes import DiscreteVP
 from structdiff.samplers import SAMPLERS, Karras, Sampler, get_sampler
 from structdiff.samplers.exponential import DDPM
 from structdiff.state import State
-from structdiff.timeseries.models import PAPER_SCALES, ModelSpec, check_guidance
+from structdiff.timeseries.models import OWN_SCALES, PAPER_SCALES, ModelSpec, check_guidance
 from structdiff.timeseries.windows import WindowBatch, WindowMaker
 
 Array = npt.NDArray[np.float64]
@@ -41,6 +41,8 @@ ROWS = 128
 """Windows that are sampled at a time, at most."""
 OBSERVATION_NOISE = 1e-4
 """Variance of the noise of an observation, in units of the scaled window."""
+_FAR = 1e3
+"""Of the largest observed value: beyond it a draw is not of the data any more."""
 
 
 def series_seeds(seed: int, name: Any, paths: int, stream: str = "") -> Tensor:
@@ -137,7 +139,8 @@ class WindowSampler:
                     "guidance='quantile'"
                 )
         elif self.scale is None:
-            self.scale = PAPER_SCALES[self.guidance]
+            scales = OWN_SCALES if self.spec.skip else PAPER_SCALES
+            self.scale = scales[self.guidance]
         elif not self.scale > 0:
             raise StructDiffError(f"guidance_scale must be positive, got {self.scale}")
 
@@ -179,7 +182,7 @@ class WindowSampler:
         Raises
         ------
         StructDiffError
-            If what is drawn is not finite, as under a guidance that is too strong.
+            If what is drawn runs away, as under a guidance that is too strong.
         """
         paths = len(seeds)
         device = next(self.denoiser.parameters()).device
@@ -196,7 +199,8 @@ class WindowSampler:
             guided, begin = self._guided(state, seen.to(device), levels[rows].to(device), own)
             parts.append(self.sampler(guided, begin, source=own)["x"])
         drawn = torch.cat(parts)
-        if not bool(torch.isfinite(drawn).all()):
+        limit = _FAR * (1 + float((x * observed).abs().max()))
+        if not bool((drawn.abs() <= limit).all()):  # of NaN, too
             softer = "" if self.scale is None else f"lower guidance_scale than {self.scale:g}, "
             raise StructDiffError(
                 f"sampling under the guidance {self.guidance!r} diverged: {softer}take more steps, "

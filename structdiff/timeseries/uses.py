@@ -247,7 +247,13 @@ class SeriesUses(Forecaster):
 
     # --- pictures ----------------------------------------------------------------------------
     def plot(
-        self, forecasts: Any = None, df: Any = None, *, level: Any = (50, 80, 95), **options: Any
+        self,
+        forecasts: Any = None,
+        df: Any = None,
+        truth: Any = None,
+        *,
+        level: Any = (50, 80, 95),
+        **options: Any,
     ) -> Figure:
         """Draw history, median and fans of intervals, one Axes for each series.
 
@@ -257,10 +263,12 @@ class SeriesUses(Forecaster):
             Result of :meth:`predict` or :meth:`cross_validation`; None forecasts ``df``.
         df
             The history; None is the training frame.
+        truth
+            What came true, in the shape of the history or as a long frame.
         level
             Intervals of the forecast that is made where none is given.
         options
-            Of :func:`~structdiff.timeseries.plots.plot_panel`: ``ids``, ``truth``, ``last`` ...
+            Of :func:`~structdiff.timeseries.plots.plot_panel`: ``ids``, ``last`` ...
         """
         from structdiff.timeseries.plots import plot_panel
 
@@ -272,7 +280,10 @@ class SeriesUses(Forecaster):
             "target_col": self.target_col,
         }
         history = plain(panel, **names).restore({self.target_col: panel.values})
-        return plot_panel(as_long(panel, frame, **names), history, **names, **options)
+        if truth is not None and not set(names.values()) <= set(getattr(truth, "columns", ())):
+            # A wide frame of values looks like one of medians.
+            truth = as_long(panel, truth, **names).rename(columns={MODEL: self.target_col})
+        return plot_panel(as_long(panel, frame, **names), history, truth, **names, **options)
 
 
 def in_units(windows: Array, levels: Array) -> Array:

@@ -210,6 +210,19 @@ def test_guidance_that_is_too_strong_is_an_error(model, daily):
         model.predict(daily)
 
 
+def test_finite_nonsense_is_an_error_as_well(model, daily):
+    # Far more than twenty steps bear: values of 6e9 where the series has 30.
+    model.set_params(guidance="squared", guidance_scale=10.0)
+    with pytest.raises(ValueError, match="lower guidance_scale than 10,"):
+        model.predict(daily)
+
+
+def test_the_scale_suits_the_model_where_none_is_given(model, paper):
+    for kind, own, published in (("quantile", 0.5, 4.0), ("squared", 0.2, 1.0)):
+        assert model.set_params(guidance=kind).window_sampler().scale == own
+        assert paper.set_params(guidance=kind).window_sampler().scale == published
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_guidance_pulls_the_context_to_what_was_observed(model, daily, kind):
     window = _window(model, daily.set_index("unique_id").loc["b", "y"])
