@@ -90,11 +90,11 @@ class ComparisonTable:
         row = self._row(measurement)
         self._rows[measurement.case.sampler, measurement.case.nfe] = row
         # The first row takes those from earlier along: a part is a whole table at any time.
-        rows = [row] if self._started else self._sorted()
-        mode = "a" if self._started else "w"
-        with open(self.partial, mode, encoding="utf-8", newline="") as file:
-            self._write(file, rows, header=not self._started)
+        first = not self._started
+        # Before anything is written: an interruption in the middle still finishes with all rows.
         self._started = True
+        with open(self.partial, "w" if first else "a", encoding="utf-8", newline="") as file:
+            self._write(file, self._sorted() if first else [row], header=first)
 
     def finish(self) -> bool:
         """Show the file under its name, in order; False, and no file, if there is no row."""

@@ -254,3 +254,21 @@ def test_another_file_is_not_written_over(content: str, tmp_path: Path) -> None:
     with pytest.raises(StructDiffError, match="is not a table of this command; choose another"):
         ComparisonTable(tmp_path / "t.csv", Toy(), 7, 3)
     assert (tmp_path / "t.csv").read_text() == content
+
+
+def test_a_ctrl_c_while_the_first_row_is_written_still_leaves_a_table(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    table = ComparisonTable(path, Toy(), 7, 3)
+    write = ComparisonTable._write
+
+    def written_then_stopped(self, file, rows, header):
+        write(self, file, rows, header=header)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ComparisonTable, "_write", written_then_stopped)
+    (measurement,) = compare(Toy(), [Case("ddim", 5, 5)], 7, 3)
+    with pytest.raises(KeyboardInterrupt):
+        table.add(measurement)
+    assert table.finish() and not path.with_name("t.csv.part").exists()
+    assert ComparisonTable(path, Toy(), 7, 3).measured(Case("ddim", 5, 5)) is not None
