@@ -174,8 +174,3 @@ def fit_prior(windows: Tensor, rank: int) -> GaussianCovariance:
     values = fitted.values.clamp(min=_LEAST_VARIANCE)
     rest = max(fitted.rest, _LEAST_VARIANCE)
     return GaussianCovariance(fitted.mean, fitted.vectors, values, rest)
-
-
-def prior_of(network: nn.Module) -> GaussianCovariance | None:
-    """The prior that a network holds; None for one without."""
-    return network.covariance if isinstance(network, GaussianSkip) else None

@@ -49,8 +49,8 @@ class Refinement:
         drawn to its own quantile of the base).
     iterations, step, noise_scale, weight
         A step of None is the paper's 0.1, or less where that would overshoot. The published noise
-        scale is 0.1; with 0.5 a point forecast becomes spread enough to gain twice as much (CRPS of
-        seasonal naive on Exchange and M4 hourly: -16 % instead of -10 % and -7 %).
+        scale is 0.1; with 0.5 a point forecast becomes spread enough to gain about twice as much
+        (``benchmarks/tsdiff_choices.py``).
     """
 
     method: str = "langevin"

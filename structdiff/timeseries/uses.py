@@ -289,8 +289,8 @@ class SeriesUses(Forecaster):
 def in_units(windows: Array, levels: Array) -> Array:
     """Scaled windows (n, L) in units of the training data.
 
-    Shape and level go together in most data: with levels drawn at random a fifth of synthetic M4
-    windows would be negative, which no real one is.
+    Shape and level go together in most data: with levels drawn at random many a synthetic window
+    of positive series would be negative.
 
     Parameters
     ----------
