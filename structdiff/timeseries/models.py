@@ -30,7 +30,7 @@ PAPER_SCALES = {"quantile": 4.0, "squared": 1.0}
 Traffic, 2 M4, Uber and Wikipedia, 1 KDDCup (quantile); the scales of the squared form were never
 published."""
 OWN_SCALES = {"quantile": 0.5, "squared": 0.2}
-"""Of models around a Gaussian, whose few long steps bear less (``benchmarks/tsdiff_choices.py``)."""
+"""Of models around a Gaussian, whose few long steps bear less: ``benchmarks/tsdiff_choices.py``."""
 _LARGEST_PRIOR = 1024
 _PRIOR_WITH_LAGS = 256
 
