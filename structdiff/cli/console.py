@@ -76,24 +76,48 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class Interrupts:
+    """What :func:`noting_interrupts` hands out: true once Ctrl-C was pressed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._holding = False
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Ctrl-C is only noted in here, so that a row is written and counted, or neither.
+
+        A second one raises all the same: a disk may hang.
+        """
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A handler of signals."""
+        self._count += 1
+        if not (self._holding and self._count == 1):
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def noting_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C raises KeyboardInterrupt as ever, and is noted in the list that is handed out.
+def noting_interrupts() -> Iterator[Interrupts]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is noted in what is handed out.
 
     An exception raised inside a finaliser or a foreign callback is lost; the note is not, so a loop
     that looks at it stops all the same.
     """
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
+    asked = Interrupts()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, asked.note)
     try:
         yield asked
     finally:

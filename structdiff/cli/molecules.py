@@ -265,8 +265,9 @@ def _write_batches(
     try:
         with noting_interrupts() as asked:
             for batch in batches:
-                writer.write(batch)
-                written.append(batch)
+                with asked.held():
+                    writer.write(batch)
+                    written.append(batch)
                 if asked:
                     interrupted = True
                     break

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from structdiff.cli.console import messages, noting_interrupts, print_json, print_table
+from structdiff.cli.console import Interrupts, messages, noting_interrupts, print_json, print_table
 from structdiff.errors import StructDiffError
 
 if TYPE_CHECKING:
@@ -151,21 +151,31 @@ def compare(
 def _measure(
     model: ComparableModel, cases: Sequence[Case], table: ComparisonTable, count: int, seed: int
 ) -> tuple[list[Measurement], bool]:
-    """Every case, from the table where it holds it; and whether Ctrl-C cut it short."""
+    """Every case, from the table where it holds it; and whether Ctrl-C cut it short.
+
+    The table has the last word on what is measured: Ctrl-C may come when a row is written but not
+    yet counted here.
+    """
     found: list[Measurement] = []
     try:
         with noting_interrupts() as asked:
-            for measurement in _measurements(model, cases, table, count, seed):
+            for measurement in _measurements(model, cases, table, count, seed, asked):
                 found.append(measurement)
                 if asked:
                     return found, True
     except KeyboardInterrupt:
-        return found, True
+        rest = (table.measured(case) for case in cases[len(found) :])
+        return found + [each for each in rest if each is not None], True
     return found, False
 
 
 def _measurements(
-    model: ComparableModel, cases: Sequence[Case], table: ComparisonTable, count: int, seed: int
+    model: ComparableModel,
+    cases: Sequence[Case],
+    table: ComparisonTable,
+    count: int,
+    seed: int,
+    asked: Interrupts,
 ) -> Iterator[Measurement]:
     from tqdm import tqdm
 
@@ -182,7 +192,8 @@ def _measurements(
             if measurement is None:
                 bar.set_postfix_str(f"{case.sampler}, {case.nfe}")
                 (measurement,) = measure(model, [case], count, seed)
-                table.add(measurement)
+                with asked.held():
+                    table.add(measurement)
                 bar.update(case.nfe if case.steps is not None else 0)
             yield measurement
 

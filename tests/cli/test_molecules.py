@@ -139,6 +139,17 @@ def test_an_interrupt_that_got_lost_stops_at_the_next_batch() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_waits_for_the_row_being_written_and_a_second_does_not() -> None:
+    with noting_interrupts() as asked:
+        with asked.held():
+            signal.raise_signal(signal.SIGINT)
+            assert asked
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 # ---------------------------------------------------------------- checkpoints that cannot be used
 
 

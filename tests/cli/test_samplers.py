@@ -18,6 +18,8 @@ import structdiff
 from structdiff.cli import main
 from structdiff.molecules import MoleculeGenerator
 from structdiff.samplers import SAMPLERS
+from structdiff.samplers.comparison import Measurement
+from structdiff.samplers.comparison_table import ComparisonTable
 from structdiff.samplers.testbed_models import TestbedModel
 
 ROOT = Path(structdiff.__file__).resolve().parents[1]
@@ -220,6 +222,21 @@ def test_ctrl_c_before_the_first_case_writes_nothing(
     assert compare("--samplers", "ddim", "--nfe", "4") == 130
     assert "nothing was measured: nothing is written" in capsys.readouterr().err
     assert list(workplace.iterdir()) == []
+
+
+def test_ctrl_c_between_a_row_and_its_count_counts_the_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = ComparisonTable.add
+
+    def cut_short(self: ComparisonTable, measurement: Measurement) -> None:
+        add(self, measurement)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ComparisonTable, "add", cut_short)
+    assert compare("--samplers", "ddim,ddpm", "--nfe", "4,8") == 130
+    assert "1 of 4 cases are measured" in capsys.readouterr().err
+    assert len(rows()) == 1
 
 
 def test_a_signal_stops_the_process_with_code_130_and_rows_on_disk() -> None:
