@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from rdkit import Chem
@@ -20,24 +19,23 @@ from sklearn.base import BaseEstimator
 
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
-from structdiff.molecules import sampling, storage
+from structdiff.molecules import sampling
 from structdiff.molecules.correction import BuiltMolecule
 from structdiff.molecules.data import MoleculeSet, read_molecules
 from structdiff.molecules.models import (
-    ModelSpec,
     build_denoiser,
     check_network,
     class_frequencies,
     new_spec,
 )
+from structdiff.molecules.storage import SavedGenerator, load_gdss
 from structdiff.molecules.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from structdiff.denoisers import Denoiser
     from structdiff.molecules.report import Report
 
 
-class MoleculeGenerator(BaseEstimator):
+class MoleculeGenerator(SavedGenerator, BaseEstimator):
     """A generative model of molecules: trains on SMILES, samples molecules.
 
     Parameters
@@ -83,12 +81,7 @@ class MoleculeGenerator(BaseEstimator):
         What became of the training records (after ``fit``).
     """
 
-    denoiser_: Denoiser
-    spec_: ModelSpec
-    vocabulary_: Vocabulary
-    node_counts_: np.ndarray[Any, np.dtype[np.int64]]
     report_: Report
-    training_: dict[str, Any]
 
     def __init__(
         self,
@@ -299,64 +292,6 @@ class MoleculeGenerator(BaseEstimator):
         return self.sample_frame(n, sampler, steps, random_state)["smiles"].tolist()
 
     # --- storage -----------------------------------------------------------------------------
-    def save_pretrained(self, folder: str | Path, *, dtype: str = "float32") -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``.
-
-        Parameters
-        ----------
-        folder
-            Made if it does not exist.
-        dtype
-            Of the stored weights: ``"float32"``, or ``"float16"`` at half the size.
-        """
-        return storage.save(self, Path(folder), dtype)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        dtype: str = "float32",
-        private: bool = False,
-        token: str | None = None,
-    ) -> str:
-        """Upload to the Hugging Face hub, for :meth:`from_pretrained`; the commit's address.
-
-        Parameters
-        ----------
-        repository
-            ``"owner/name"``; made if it does not exist.
-        dtype
-            As for :meth:`save_pretrained`.
-        private
-            Whether a new repository is private.
-        token
-            Of the hub; by default the one of ``hf auth login``.
-        """
-        return storage.push(self, repository, dtype, private, token)
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, token: str | None = None
-    ) -> MoleculeGenerator:
-        """Load an embedded model by name (``"gdss-qm9"``), a folder, or a Hugging Face repository.
-
-        The loaded generator has the saved parameters, but no ``random_state`` (unseeded calls draw
-        fresh molecules; the training's seed stands in ``training_``) and the accelerator "auto".
-
-        Parameters
-        ----------
-        name
-            Of the model, folder, or repository ``"owner/name"``.
-        revision, token
-            Of the repository: a branch, tag or commit, and the hub's token where it is private.
-
-        Raises
-        ------
-        CheckpointError
-            If the files are missing, truncated, of another model, or hold NaN.
-        """
-        return storage.load(cls, name, revision, token)
-
     @classmethod
     def from_gdss(cls, path: str | Path) -> MoleculeGenerator:
         """Load a published GDSS molecule checkpoint, without executing its pickle.
@@ -371,7 +306,7 @@ class MoleculeGenerator(BaseEstimator):
         CheckpointError
             If the file is truncated, hostile, no molecule model, or holds NaN.
         """
-        return storage.load_gdss(cls, Path(path))
+        return load_gdss(cls, Path(path))
 
 
 def _as_list(smiles: Iterable[str | Chem.Mol]) -> list[str | Chem.Mol]:

@@ -2,93 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from structdiff.errors import CheckpointError
+from structdiff.estimators import Contents, SavedEstimator
 from structdiff.graphs.checkpoints import GDSSCheckpoint, build_networks, read_gdss
 from structdiff.molecules.models import GDSS_SAMPLER, NETWORKS, ModelSpec, build_denoiser
 from structdiff.molecules.vocabulary import Vocabulary
 from structdiff.processes import VE, VP, GaussianProcess, SubVP
 from structdiff.processes.serial import process_to_dict
-from structdiff.storage import (
-    CONFIG,
-    MOLECULES,
-    WEIGHTS,
-    check_fitted,
-    check_weights,
-    check_widths,
-    expected_tensors,
-    find_model,
-    naming_damage,
-    push_model,
-    read_config,
-    read_weights,
-    restored_estimator,
-    write_model,
-)
+from structdiff.storage import MOLECULES, check_widths, expected_tensors
 
 if TYPE_CHECKING:
     from structdiff.molecules.gdss import MoleculeGenerator
 
-_PARTS = ("parameters", "model", "vocabulary", "node_counts")
 
+class SavedGenerator(SavedEstimator):
+    """What is stored of a generator: its networks, atom types and sizes of molecules."""
 
-def save(generator: MoleculeGenerator, folder: Path, dtype: str) -> Path:
-    """Write a fitted generator; each file appears whole or not at all."""
-    check_fitted(generator)
-    config = {
-        "format": MOLECULES.name,
-        "parameters": generator.get_params(),
-        "model": generator.spec_.to_dict(),
-        "vocabulary": generator.vocabulary_.to_dict(),
-        "node_counts": np.asarray(generator.node_counts_).tolist(),
-        "training": getattr(generator, "training_", {}),
-    }
-    return write_model(folder, config, generator.denoiser_.network.state_dict(), dtype)
+    _FORMAT = MOLECULES
+    _PARTS = ("model", "vocabulary", "node_counts")
 
+    spec_: ModelSpec
+    vocabulary_: Vocabulary
+    node_counts_: np.ndarray[Any, np.dtype[np.int64]]
 
-def load(
-    cls: type[MoleculeGenerator], name: str | Path, revision: str | None, token: str | None
-) -> MoleculeGenerator:
-    """Read what :func:`save` wrote, from the package, a folder, or the Hugging Face hub."""
-    folder = find_model(name, MOLECULES, revision, token)
-    config = read_config(folder / CONFIG, MOLECULES, _PARTS)
-    weights = read_weights(folder / WEIGHTS)
-    generator = restored_estimator(cls, config["parameters"], folder / CONFIG)
-    with naming_damage(folder / CONFIG):
-        _describe(generator, config)
-        # Shapes are compared before memory is taken: a damaged config may ask for any amount.
-        expected = expected_tensors(lambda: build_denoiser(generator.spec_).network)
-        check_weights(weights, expected, folder / WEIGHTS)
-        generator.denoiser_ = build_denoiser(generator.spec_)
-    generator.denoiser_.network.load_state_dict(weights)
-    generator.denoiser_.eval()
-    return generator
+    def _contents(self) -> Contents:
+        config = {
+            "model": self.spec_.to_dict(),
+            "vocabulary": self.vocabulary_.to_dict(),
+            "node_counts": np.asarray(self.node_counts_).tolist(),
+        }
+        return Contents(config, self.denoiser_.network.state_dict())
 
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        self.spec_ = ModelSpec.from_dict(config["model"])
+        if self.spec_.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.spec_.network!r}")
+        check_widths(self.spec_.network_config)
+        self.vocabulary_ = Vocabulary.from_dict(config["vocabulary"])
+        counts = np.asarray(config["node_counts"], dtype=np.int64)
+        if counts.ndim != 1 or not len(counts) or counts.min() < 0:
+            raise ValueError("'node_counts' is no list of counts")
+        self.node_counts_ = counts
 
-def _describe(generator: MoleculeGenerator, config: dict[str, Any]) -> None:
-    generator.spec_ = ModelSpec.from_dict(config["model"])
-    if generator.spec_.network not in NETWORKS:
-        raise ValueError(f"unknown network {generator.spec_.network!r}")
-    check_widths(generator.spec_.network_config)
-    generator.vocabulary_ = Vocabulary.from_dict(config["vocabulary"])
-    counts = np.asarray(config["node_counts"], dtype=np.int64)
-    if counts.ndim != 1 or not len(counts) or counts.min() < 0:
-        raise ValueError("'node_counts' is no list of counts")
-    generator.node_counts_ = counts
-    generator.training_ = dict(config.get("training", {}))
+    def _expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return expected_tensors(lambda: build_denoiser(self.spec_).network)
 
-
-def push(
-    generator: MoleculeGenerator, repository: str, dtype: str, private: bool, token: str | None
-) -> str:
-    """Save into a repository of the Hugging Face hub; the address of the commit."""
-    return push_model(
-        lambda folder: save(generator, folder, dtype), repository, MOLECULES, private, token
-    )
+    def _assemble(self, tensors: Mapping[str, Tensor]) -> None:
+        self.denoiser_ = build_denoiser(self.spec_)
+        self.denoiser_.network.load_state_dict(tensors)
 
 
 def load_gdss(cls: type[MoleculeGenerator], path: Path) -> MoleculeGenerator:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from torch import Tensor
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
 from structdiff.samplers import get_sampler
-from structdiff.timeseries import eeg_repair, eeg_sampling, eeg_storage
+from structdiff.timeseries import eeg_repair, eeg_sampling
 from structdiff.timeseries.eeg_data import (
     ChannelScale,
     Floats,
@@ -42,20 +41,23 @@ from structdiff.timeseries.eeg_data import (
     voltages,
 )
 from structdiff.timeseries.eeg_metrics import evaluate_eeg, event_names
-from structdiff.timeseries.eeg_model import EEGSpec, skip_of, spec_of, train, training_data
+from structdiff.timeseries.eeg_model import skip_of, spec_of, train, training_data
 from structdiff.timeseries.eeg_plots import plot_eeg
+from structdiff.timeseries.eeg_storage import SavedEEGModel
 
 if TYPE_CHECKING:
     import mne
     from matplotlib.figure import Figure
 
-    from structdiff.denoisers import Denoiser
 
 __all__ = ["EEGDiffusion", "evaluate_eeg", "plot_eeg"]
 
 
-class EEGDiffusion(BaseEstimator):
+class EEGDiffusion(SavedEEGModel, BaseEstimator):
     """A generative model of EEG windows: synthesis per event, imputation, forecasts.
+
+    Of the channels, a saved model holds names, positions and sampling rate; nothing about the
+    subject or the time of the recording is stored.
 
     Parameters
     ----------
@@ -95,13 +97,6 @@ class EEGDiffusion(BaseEstimator):
     training_ : dict
         Steps, windows, seed and loss of the training.
     """
-
-    denoiser_: Denoiser
-    spec_: EEGSpec
-    info_: mne.Info
-    scale_: ChannelScale
-    means_: Tensor
-    training_: dict[str, Any]
 
     def __init__(
         self,
@@ -415,25 +410,3 @@ class EEGDiffusion(BaseEstimator):
             As for :meth:`synthesize`.
         """
         return plot_eeg(real, self.synthesize(n, None, random_state) if other is None else other)
-
-    # --- storage -----------------------------------------------------------------------------
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``.
-
-        Names, positions and sampling rate of the channels are stored; nothing about the subject
-        or the time of the recording is.
-        """
-        return eeg_storage.save(self, Path(folder))
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, token: str | None = None
-    ) -> EEGDiffusion:
-        """Load a folder, or a Hugging Face repository ``"owner/name"``.
-
-        Raises
-        ------
-        CheckpointError
-            If the files are missing, truncated, of another model, or hold NaN.
-        """
-        return eeg_storage.load(cls, name, revision, token)

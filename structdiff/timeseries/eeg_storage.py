@@ -7,71 +7,67 @@ written out field by field, so that nothing else can come along.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from structdiff import storage
-from structdiff.storage import CONFIG, EEG, WEIGHTS
+from structdiff.estimators import Contents, SavedEstimator
+from structdiff.storage import EEG, check_widths, expected_tensors
 from structdiff.timeseries.eeg_data import ChannelScale, import_mne
 from structdiff.timeseries.eeg_model import EEGSpec, build_denoiser
 
 if TYPE_CHECKING:
     import mne
 
-    from structdiff.timeseries.eeg import EEGDiffusion
-
-_EXACT = ("centre", "scale", "means")
 _FIDUCIALS = ("nasion", "lpa", "rpa")
 
 
-def save(model: EEGDiffusion, folder: Path) -> Path:
-    """Write a fitted model; each file appears whole or not at all."""
-    storage.check_fitted(model)
-    config = {
-        "format": EEG.name,
-        "parameters": model.get_params(),
-        "model": model.spec_.to_dict(),
-        "info": info_to_dict(model.info_),
-        "training": model.training_,
-    }
-    exact = {"centre": model.scale_.centre, "scale": model.scale_.scale, "means": model.means_}
-    weights = model.denoiser_.network.state_dict()
-    return storage.write_model(folder, config, weights, "float32", exact)
+_BACKBONE = "backbone."
+"""Prefix of the trained weights; what else the network holds is its prior, stored as it is."""
 
 
-def load(
-    cls: type[EEGDiffusion], name: str | Path, revision: str | None, token: str | None
-) -> EEGDiffusion:
-    """Read what :func:`save` wrote, from a folder or the Hugging Face hub."""
-    folder = storage.find_model(name, EEG, revision, token)
-    path = folder / CONFIG
-    config = storage.read_config(path, EEG, ("parameters", "model", "info"))
-    weights = storage.read_weights(folder / WEIGHTS)
-    model = storage.restored_estimator(cls, config["parameters"], path)
-    with storage.naming_damage(path):
-        model.spec_ = spec = EEGSpec.from_dict(config["model"])
-        storage.check_widths({k: v for k, v in spec.to_dict().items() if k != "length"})
-        model.info_ = info_from_dict(config["info"], spec)
-        model.training_ = dict(config.get("training", {}))
-        channels = len(spec.channels)
-        expected = storage.expected_tensors(lambda: build_denoiser(spec).network)
+class SavedEEGModel(SavedEstimator):
+    """What is stored of an EEG model: network, channels, events and units, but no subject."""
+
+    _FORMAT = EEG
+    _PARTS = ("model", "info")
+
+    spec_: EEGSpec
+    info_: mne.Info
+    scale_: ChannelScale
+    means_: Tensor
+
+    def _contents(self) -> Contents:
+        config = {"model": self.spec_.to_dict(), "info": info_to_dict(self.info_)}
+        state = self.denoiser_.network.state_dict()
+        exact = {k: v for k, v in state.items() if not k.startswith(_BACKBONE)}
+        exact |= {"centre": self.scale_.centre, "scale": self.scale_.scale, "means": self.means_}
+        return Contents(config, {k: v for k, v in state.items() if k not in exact}, exact)
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        self.spec_ = EEGSpec.from_dict(config["model"])
+        check_widths({k: v for k, v in self.spec_.to_dict().items() if k != "length"})
+        self.info_ = info_from_dict(config["info"], self.spec_)
+
+    def _expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        spec, channels = self.spec_, len(self.spec_.channels)
+        network = expected_tensors(lambda: build_denoiser(spec).network)
         with torch.device("meta"):
-            expected |= {
+            return {
+                **network,
                 "centre": torch.empty(channels),
                 "scale": torch.empty(channels),
                 "means": torch.empty(len(spec.events), spec.length, channels),
             }
-        storage.check_weights(weights, expected, folder / WEIGHTS)
-        model.denoiser_ = build_denoiser(spec)
-    model.scale_ = ChannelScale(weights["centre"].double(), weights["scale"].double())
-    model.means_ = weights["means"]
-    network = {k: v.float() for k, v in weights.items() if k not in _EXACT}
-    model.denoiser_.network.load_state_dict(network)
-    model.denoiser_.eval()
-    return model
+
+    def _assemble(self, tensors: Mapping[str, Tensor]) -> None:
+        self.denoiser_ = build_denoiser(self.spec_)
+        network = self.denoiser_.network
+        network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+        self.scale_ = ChannelScale(tensors["centre"].double(), tensors["scale"].double())
+        self.means_ = tensors["means"]
 
 
 def info_to_dict(info: mne.Info) -> dict[str, Any]:

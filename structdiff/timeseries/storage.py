@@ -2,102 +2,88 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from structdiff.errors import CheckpointError
+from structdiff.estimators import Contents, SavedEstimator
 from structdiff.guidance import GaussianCovariance
 from structdiff.samplers import Sampler
-from structdiff.storage import (
-    CONFIG,
-    TIME_SERIES,
-    WEIGHTS,
-    check_fitted,
-    check_weights,
-    check_widths,
-    expected_tensors,
-    find_model,
-    naming_damage,
-    push_model,
-    read_config,
-    read_weights,
-    restored_estimator,
-    write_model,
-)
+from structdiff.storage import TIME_SERIES, check_widths, expected_tensors
 from structdiff.timeseries.freq import parse_frequency
 from structdiff.timeseries.models import ModelSpec, build_denoiser, set_prior
 from structdiff.timeseries.prior import PRIOR_TENSORS
 from structdiff.timeseries.sampling import WindowSampler, choose_sampler
 from structdiff.timeseries.windows import Scaling
 
-if TYPE_CHECKING:
-    from structdiff.timeseries.tsdiff import TSDiff
-
-_PARTS = ("parameters", "model", "freq", "refinement_time")
 _LONGEST = 100_000
 
 
-def save(model: TSDiff, folder: Path, dtype: str) -> Path:
-    """Write a fitted model; each file appears whole or not at all."""
-    check_fitted(model)
-    parameters = model.get_params()
-    if isinstance(parameters["sampler"], Sampler):
-        parameters["sampler"] = parameters["steps"] = None  # an object of the session
-    if parameters["freq"] is not None:
-        parameters["freq"] = model.freq_
-    config = {
-        "format": TIME_SERIES.name,
-        "parameters": parameters,
-        "model": model.spec_.to_dict(),
-        "freq": model.freq_,
-        "refinement_time": model.refinement_time_,
-        "training": getattr(model, "training_", {}),
-    }
-    weights = {k: v for k, v in model.denoiser_.network.state_dict().items() if not _of_prior(k)}
-    prior = model.covariance_
-    exact = {f"prior.{name}": getattr(prior, name).float() for name in PRIOR_TENSORS[:3]}
-    exact["prior.rest"] = torch.tensor(prior.rest)
-    exact["levels"] = torch.from_numpy(model.levels_)
-    return write_model(folder, config, weights, dtype, exact)
+class SavedWindowModel(SavedEstimator):
+    """What is stored of a window model: its network, its Gaussian, its frequency and levels."""
+
+    _FORMAT = TIME_SERIES
+    _PARTS = ("model", "freq", "refinement_time")
+
+    spec_: ModelSpec
+    covariance_: GaussianCovariance
+    freq_: str | int
+    levels_: npt.NDArray[np.float64]
+    refinement_time_: float
+
+    def _parameters(self) -> dict[str, Any]:
+        parameters = self.get_params()
+        if isinstance(parameters["sampler"], Sampler):
+            parameters["sampler"] = parameters["steps"] = None  # an object of the session
+        if parameters["freq"] is not None:
+            parameters["freq"] = self.freq_
+        return parameters
+
+    def _contents(self) -> Contents:
+        config = {
+            "model": self.spec_.to_dict(),
+            "freq": self.freq_,
+            "refinement_time": self.refinement_time_,
+        }
+        state, prior = self.denoiser_.network.state_dict(), self.covariance_
+        exact = {f"prior.{name}": getattr(prior, name).float() for name in PRIOR_TENSORS[:3]}
+        exact["prior.rest"] = torch.tensor(prior.rest)
+        exact["levels"] = torch.from_numpy(self.levels_)
+        return Contents(config, {k: v for k, v in state.items() if not _of_prior(k)}, exact)
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        self.spec_ = ModelSpec.from_dict(config["model"])
+        _check_sizes(self.spec_)
+        self.freq_ = _frequency(config["freq"])
+        self.refinement_time_ = _time(config["refinement_time"])
+
+    def _expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        network = expected_tensors(lambda: build_denoiser(self.spec_).network)
+        weights = {k: v for k, v in network.items() if not _of_prior(k)}
+        return {**weights, **_further(self.spec_, tensors)}
+
+    def _assemble(self, tensors: Mapping[str, Tensor]) -> None:
+        spec = self.spec_
+        self.denoiser_ = build_denoiser(spec)
+        self.covariance_ = _prior(tensors)
+        self.levels_ = tensors["levels"].double().numpy()
+        set_prior(self.denoiser_, self.covariance_)
+        chosen = choose_sampler(spec, self.denoiser_, None, None)
+        kind, scale = spec.guidance["kind"], spec.guidance["scale"]
+        # An impossible one is the file's damage, not an error of the first forecast.
+        WindowSampler(self.denoiser_, spec, self.covariance_, chosen, kind, scale)
+        network = self.denoiser_.network
+        network.load_state_dict({k: tensors.get(k, v) for k, v in network.state_dict().items()})
+        self.denoiser_.requires_grad_(False)
 
 
 def _of_prior(name: str) -> bool:
     return name in PRIOR_TENSORS
-
-
-def load(cls: type[TSDiff], name: str | Path, revision: str | None, token: str | None) -> TSDiff:
-    """Read what :func:`save` wrote, from the package, a folder, or the Hugging Face hub."""
-    folder = find_model(name, TIME_SERIES, revision, token)
-    config = read_config(folder / CONFIG, TIME_SERIES, _PARTS)
-    tensors = read_weights(folder / WEIGHTS)
-    model: TSDiff = restored_estimator(cls, config["parameters"], folder / CONFIG)
-    with naming_damage(folder / CONFIG):
-        spec = model.spec_ = ModelSpec.from_dict(config["model"])
-        _check_sizes(spec)
-        model.freq_ = _frequency(config["freq"])
-        model.refinement_time_ = _time(config["refinement_time"])
-        model.training_ = dict(config.get("training", {}))
-        # Shapes are compared before memory is taken: a damaged config may ask for any amount.
-        expected = expected_tensors(lambda: build_denoiser(spec).network)
-        expected = {k: v for k, v in expected.items() if not _of_prior(k)}
-        further = _further(spec, tensors)
-        check_weights(tensors, {**expected, **further}, folder / WEIGHTS)
-        model.denoiser_ = build_denoiser(spec)
-        model.covariance_ = _prior(tensors)
-        model.levels_ = tensors["levels"].double().numpy()
-        set_prior(model.denoiser_, model.covariance_)
-        chosen = choose_sampler(spec, model.denoiser_, None, None)
-        kind, scale = spec.guidance["kind"], spec.guidance["scale"]
-        WindowSampler(model.denoiser_, spec, model.covariance_, chosen, kind, scale)
-    weights = {k: tensors[k] for k in expected}
-    held = {k: v for k, v in model.denoiser_.network.state_dict().items() if _of_prior(k)}
-    model.denoiser_.network.load_state_dict({**weights, **held})
-    model.denoiser_.eval().requires_grad_(False)
-    return model
 
 
 def _check_sizes(spec: ModelSpec) -> None:
@@ -125,7 +111,7 @@ def _time(time: Any) -> float:
     return float(time)
 
 
-def _further(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _further(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Shapes of what is stored besides the network."""
     size = spec.length * spec.channels
     levels = tensors.get("levels")
@@ -140,7 +126,7 @@ def _further(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         }
 
 
-def _prior(tensors: dict[str, Tensor]) -> GaussianCovariance:
+def _prior(tensors: Mapping[str, Tensor]) -> GaussianCovariance:
     if not len(tensors["levels"]) or not bool((tensors["levels"][:, 1] > 0).all()):
         raise CheckpointError(
             "the model holds no levels of training windows, or one without a scale: get it again"
@@ -153,12 +139,3 @@ def as_stored(prior: GaussianCovariance) -> GaussianCovariance:
     """The prior in the precision of a file, so that a model forecasts the same after loading."""
     mean, vectors, values = (getattr(prior, name).float() for name in PRIOR_TENSORS[:3])
     return GaussianCovariance(mean, vectors, values, float(np.float32(prior.rest)))
-
-
-def push(model: TSDiff, repository: str, dtype: str, private: bool, token: str | None) -> str:
-    """Save into a repository of the Hugging Face hub; the address of the commit."""
-
-    def write(folder: Path) -> Any:
-        return save(model, folder, dtype)
-
-    return push_model(write, repository, TIME_SERIES, private, token)

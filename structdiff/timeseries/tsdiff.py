@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 
-from structdiff.guidance import GaussianCovariance
-from structdiff.timeseries import storage
 from structdiff.timeseries.frames import Panel
 from structdiff.timeseries.models import (
-    ModelSpec,
     build_denoiser,
     check_guidance,
     choose_context,
@@ -34,15 +31,13 @@ from structdiff.timeseries.models import (
 from structdiff.timeseries.refining import refinement_time
 from structdiff.timeseries.season import seasonality_of
 from structdiff.timeseries.settings import check_settings
+from structdiff.timeseries.storage import SavedWindowModel
 from structdiff.timeseries.uses import SeriesUses
-
-if TYPE_CHECKING:
-    from structdiff.denoisers import Denoiser
 
 Array = npt.NDArray[np.float64]
 
 
-class TSDiff(SeriesUses, BaseEstimator):
+class TSDiff(SeriesUses, SavedWindowModel, BaseEstimator):
     """A generative model of windows of series: one training, many uses.
 
     Frames are long (columns for id, time and value), wide (a DatetimeIndex and one column per
@@ -109,14 +104,7 @@ class TSDiff(SeriesUses, BaseEstimator):
         Record of the training.
     """
 
-    denoiser_: Denoiser
-    spec_: ModelSpec
-    covariance_: GaussianCovariance
-    freq_: str | int
-    levels_: Array
     panel_: Panel
-    refinement_time_: float
-    training_: dict[str, Any]
 
     def __init__(
         self,
@@ -271,43 +259,3 @@ class TSDiff(SeriesUses, BaseEstimator):
         from structdiff.timeseries.gluonts import predictor_of
 
         return predictor_of(self, prediction_length, lead_time=lead_time)
-
-    # --- storage -----------------------------------------------------------------------------
-    def save_pretrained(self, folder: str | Path, *, dtype: str = "float32") -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``.
-
-        Parameters
-        ----------
-        folder
-            Made if it does not exist.
-        dtype
-            Of the stored weights: ``"float32"``, or ``"float16"`` at half the size.
-        """
-        return storage.save(self, Path(folder), dtype)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        dtype: str = "float32",
-        private: bool = False,
-        token: str | None = None,
-    ) -> str:
-        """Upload to the Hugging Face hub, for :meth:`from_pretrained`; the commit's address."""
-        return storage.push(self, repository, dtype, private, token)
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, token: str | None = None
-    ) -> TSDiff:
-        """Load an embedded model by name, a folder, or a Hugging Face repository.
-
-        The loaded model has the saved parameters, but no ``random_state``, no training frame, and
-        the accelerator "auto".
-
-        Raises
-        ------
-        CheckpointError
-            If the files are missing, truncated, of another model, or hold NaN.
-        """
-        return storage.load(cls, name, revision, token)

@@ -412,6 +412,14 @@ def test_a_saved_model_comes_back(fitted, tmp_path):
     assert np.allclose(positions[0]["nasion"], positions[1]["nasion"])
 
 
+def test_a_model_at_half_the_size_keeps_its_gaussian(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path, dtype="float16")
+    loaded = EEGDiffusion.from_pretrained(tmp_path)
+    for name, value in fitted.denoiser_.network.state_dict().items():
+        kept = value if not name.startswith("backbone.") else value.half().to(value.dtype)
+        assert loaded.denoiser_.network.state_dict()[name].equal(kept), name
+
+
 def test_a_saved_model_says_nothing_about_the_subject(of_raw, tmp_path):
     of_raw.save_pretrained(tmp_path)
     content = b"".join(f.read_bytes() for f in tmp_path.iterdir())
