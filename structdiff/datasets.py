@@ -20,26 +20,22 @@ import csv
 import difflib
 import errno
 import gzip
-import hashlib
-import io
 import json
 import os
-import sys
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from structdiff._dataset_cards import (
+    EMBEDDED,
+    DatasetCard,
+    DatasetError,
+    DatasetFile,
+    read_card,
+)
+from structdiff._dataset_conversions import CONVERSIONS
 from structdiff._download import DownloadError, download
-from structdiff.errors import StructDiffError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "DatasetCard",
@@ -54,94 +50,6 @@ __all__ = [
     "path",
     "read_card",
 ]
-
-
-#: ``convert`` of a file that comes with the package.
-EMBEDDED = "embedded"
-
-
-class DatasetError(StructDiffError):
-    """A dataset that is unknown, absent, unreachable or damaged."""
-
-
-@dataclass(frozen=True)
-class DatasetFile:
-    """One file of a dataset.
-
-    Attributes
-    ----------
-    role
-        What the file holds, e.g. ``"smiles"``; unique within a card.
-    path
-        Place below the data folder or the cache, ``<group>/<file>``.
-    sha256
-        Of the file as first published by us.
-    bytes
-        Size of that file.
-    content_sha256
-        Of the decompressed content, for gzip files: two compressors may write other bytes for the
-        same content, so either hash identifies the file.
-    url, source_sha256
-        The public source, and its own hash; the script of a file that the project made, and the
-        file's hash.
-    convert
-        How the file is made from its source: the name of a function in :data:`CONVERSIONS`,
-        ``"as_is"``, ``"by_hand"`` where it cannot be made automatically, or ``"embedded"`` where it
-        comes with the package.
-    """
-
-    role: str
-    path: str
-    sha256: str
-    bytes: int
-    url: str
-    source_sha256: str
-    convert: str = "as_is"
-    content_sha256: str | None = None
-
-    def matches(self, file: Path) -> bool:
-        """Whether ``file`` holds what the card says, compressed by whichever gzip."""
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() == self.sha256:
-            return True
-        if self.content_sha256 is None:
-            return False
-        try:
-            content = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error):
-            return False
-        return hashlib.sha256(content).hexdigest() == self.content_sha256
-
-
-@dataclass(frozen=True)
-class DatasetCard:
-    """What is known about one dataset; the first file is the main one."""
-
-    name: str
-    title: str
-    group: str
-    format: str
-    licence: str
-    citation: tuple[str, ...]
-    conversion: str
-    files: tuple[DatasetFile, ...]
-    splits: Mapping[str, str] = field(default_factory=dict)
-
-    def file(self, role: str | None = None) -> DatasetFile:
-        """The file with this role; the main file without one.
-
-        Raises
-        ------
-        DatasetError
-            No file has this role.
-        """
-        if role is None:
-            return self.files[0]
-        for candidate in self.files:
-            if candidate.role == role:
-                return candidate
-        roles = ", ".join(f.role for f in self.files)
-        raise DatasetError(f"dataset {self.name!r} has no file {role!r}; it has: {roles}")
 
 
 # ---------------------------------------------------------------- where things are
@@ -171,47 +79,6 @@ def _registry_folder() -> Path:
 
 
 # ---------------------------------------------------------------- cards
-
-
-def read_card(file: str | Path) -> DatasetCard:
-    """Read one TOML card.
-
-    Raises
-    ------
-    DatasetError
-        The file is not TOML or lacks an entry; the message names both.
-    """
-    file = Path(file)
-    try:
-        entries: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        files = tuple(
-            DatasetFile(
-                role=item["role"],
-                path=item["path"],
-                sha256=item["sha256"],
-                bytes=item["bytes"],
-                url=item["source"]["url"],
-                source_sha256=item["source"]["sha256"],
-                convert=item["source"].get("convert", "as_is"),
-                content_sha256=item.get("content_sha256"),
-            )
-            for item in entries["files"]
-        )
-        return DatasetCard(
-            name=entries["name"],
-            title=entries["title"],
-            group=entries["group"],
-            format=entries["format"],
-            licence=entries["licence"],
-            citation=tuple(entries["citation"]),
-            conversion=entries["conversion"],
-            files=files,
-            splits=entries.get("splits", {}),
-        )
-    except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{file}: not a TOML card: {error}") from error
-    except KeyError as error:
-        raise DatasetError(f"{file}: the dataset card lacks the entry {error}") from error
 
 
 @lru_cache(maxsize=1)
@@ -429,69 +296,3 @@ def _convert(wanted: DatasetCard, file: DatasetFile, source: Path, destination: 
         os.replace(partial, destination)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _gzip(content: bytes) -> bytes:
-    """Compressed without a date, so that the same content gives the same file."""
-    return gzip.compress(content, compresslevel=9, mtime=0)
-
-
-def _row_numbers(content: bytes) -> bytes:
-    """GDSS's test lists (zero-padded strings under a key, or numbers) as numbers, order kept."""
-    listed = json.loads(content)
-    rows = listed["valid_idxs"] if isinstance(listed, dict) else listed
-    return _gzip(json.dumps([int(row) for row in rows], separators=(",", ":")).encode())
-
-
-def _tar_smiles(content: bytes) -> bytes:
-    """The one text file in a tar archive, one SMILES a line, with a header."""
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        member = next(each for each in archive if each.isfile())
-        lines = archive.extractfile(member)
-        assert lines is not None  # a member that is a file has content
-        return _gzip(b"smiles\n" + lines.read())
-
-
-_CURRENCIES = "australia united_kingdom canada switzerland china japan new_zealand singapore"
-
-
-def _exchange_rate(content: bytes) -> bytes:
-    """The rates with a header and a column ``t``, 0 for the first day."""
-    lines = gzip.decompress(content).decode().splitlines()
-    rows = [",".join(["t", *_CURRENCIES.split()]), *(f"{t},{line}" for t, line in enumerate(lines))]
-    return _gzip(("\n".join(rows) + "\n").encode())
-
-
-def _m4_lengths(number: int) -> int:
-    """Training points of the M4 hourly series of this number, from 1."""
-    return 700 if number <= 169 else 960
-
-
-def _m4_train(content: bytes) -> bytes:
-    """M4's table, a series in each row, as rows of unique_id, ds, y with ds from 1."""
-    return _gzip(_m4_long(content, lambda number: 1))
-
-
-def _m4_test(content: bytes) -> bytes:
-    """The same of the values that follow; ds goes on."""
-    return _gzip(_m4_long(content, lambda number: 1 + _m4_lengths(number)))
-
-
-def _m4_long(content: bytes, first: Callable[[int], int]) -> bytes:
-    lines = ["unique_id,ds,y"]
-    for name, *cells in list(csv.reader(io.StringIO(content.decode())))[1:]:
-        values = [cell for cell in cells if cell]
-        start = first(int(name.removeprefix("H")))
-        lines += [f"{name},{start + k},{value}" for k, value in enumerate(values)]
-    return ("\n".join(lines) + "\n").encode()
-
-
-CONVERSIONS: Mapping[str, Callable[[bytes], bytes]] = {
-    "as_is": bytes,
-    "gzip": _gzip,
-    "row_numbers": _row_numbers,
-    "tar_smiles": _tar_smiles,
-    "exchange_rate": _exchange_rate,
-    "m4_train": _m4_train,
-    "m4_test": _m4_test,
-}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from tqdm.auto import tqdm
 
-from structdiff.molecules.data import BOND_TYPES, assemble, keep_largest_fragment
+from structdiff.molecules.chemistry import BOND_TYPES, assemble, keep_largest_fragment
 from structdiff.molecules.vocabulary import Vocabulary
 
 __all__ = [

@@ -21,11 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from structdiff.errors import StructDiffError
+from structdiff.molecules.chemistry import (
+    BOND_ORDERS,
+    assemble,
+    canonical_smiles,
+    clean_copy,
+    flat_smiles,
+    keep_largest_fragment,
+)
 from structdiff.molecules.report import Report
 from structdiff.molecules.vocabulary import (
     QM9,
@@ -56,12 +63,6 @@ __all__ = [
 ]
 
 NO_ATOM = -1
-BOND_ORDERS: dict[Chem.BondType, int] = {
-    Chem.BondType.SINGLE: 1,
-    Chem.BondType.DOUBLE: 2,
-    Chem.BondType.TRIPLE: 3,
-}
-BOND_TYPES: dict[int, Chem.BondType] = {order: kind for kind, order in BOND_ORDERS.items()}
 
 
 @dataclass(frozen=True)
@@ -182,63 +183,6 @@ def decode(
     return types.to(torch.int8).cpu().numpy(), order.cpu().numpy()
 
 
-def assemble(
-    atom_types: NDArray[np.integer[Any]], bonds: NDArray[np.integer[Any]], vocabulary: Vocabulary
-) -> Chem.RWMol:
-    """The unsanitised molecule of one graph: types (N,), orders (N, N), lower triangle read."""
-    mol = Chem.RWMol()
-    keep = np.flatnonzero(atom_types >= 0)
-    for symbol, charge in (vocabulary.atom_types[k] for k in atom_types[keep].tolist()):
-        atom = Chem.Atom(symbol)
-        if charge:
-            atom.SetFormalCharge(charge)
-        mol.AddAtom(atom)
-    lower = np.tril(bonds[np.ix_(keep, keep)], -1)
-    ends, starts = np.nonzero(lower)
-    for i, j, order in zip(
-        ends.tolist(), starts.tolist(), lower[ends, starts].tolist(), strict=True
-    ):
-        mol.AddBond(i, j, BOND_TYPES[order])
-    return mol
-
-
-def canonical_smiles(molecule: str | Chem.Mol) -> str | None:
-    """Canonical SMILES without stereo, isotopes, atom maps; None for what RDKit cannot read."""
-    with rdBase.BlockLogs():
-        mol = parse_smiles(molecule) if isinstance(molecule, str) else _clean_copy(molecule)
-        return None if mol is None else _flat_smiles(mol)
-
-
-def _clean_copy(mol: Chem.Mol) -> Chem.Mol | None:
-    """A sanitised copy without explicit hydrogens; None if it is empty or cannot be sanitised."""
-    copy = Chem.RemoveHs(mol, sanitize=False)
-    return copy if copy.GetNumAtoms() and not Chem.SanitizeMol(copy, catchErrors=True) else None
-
-
-def _flat_smiles(mol: Chem.Mol) -> str:
-    """Canonical SMILES without stereo; changes ``mol``."""
-    Chem.RemoveStereochemistry(mol)
-    for atom in mol.GetAtoms():
-        if atom.GetAtomMapNum():
-            atom.SetAtomMapNum(0)
-    return Chem.MolToSmiles(mol, isomericSmiles=False)
-
-
-def keep_largest_fragment(mol: Chem.Mol) -> Chem.Mol:
-    """The fragment with most heavy atoms; among equals the heaviest, then the first by SMILES."""
-    fragments = Chem.GetMolFrags(mol, asMols=True)
-    if len(fragments) == 1:
-        return mol
-
-    def rank(fragment: Chem.Mol) -> tuple[int, float, str]:
-        weight = round(
-            rdMolDescriptors.CalcExactMolWt(fragment), 3
-        )  # equal formulas tie, whatever the order
-        return -fragment.GetNumHeavyAtoms(), -weight, Chem.MolToSmiles(fragment)
-
-    return min(fragments, key=rank)
-
-
 def read_molecules(
     records: Iterable[Any],
     vocabulary: Vocabulary,
@@ -338,7 +282,7 @@ class _Reader:
     def __call__(self, record: Any) -> _Graph:
         mol, notes = self._one_fragment(_parse_record(record))
         written = Chem.MolToSmiles(mol)
-        smiles = _flat_smiles(mol)
+        smiles = flat_smiles(mol)
         if smiles != written:
             notes.append("stereo")
         flat = Chem.MolFromSmiles(smiles)  # fixes the order of the atoms
@@ -390,7 +334,7 @@ def _parse_record(record: Any) -> Chem.Mol:
     if isinstance(record, Chem.Mol):
         if not record.GetNumAtoms():
             raise _Rejected("empty")
-        copy = _clean_copy(record)
+        copy = clean_copy(record)
         if copy is None:
             raise _Rejected("invalid", "the Mol cannot be sanitised")
         return copy

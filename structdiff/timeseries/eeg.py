@@ -31,6 +31,7 @@ from structdiff.timeseries.eeg_data import (
     Instance,
     check_channels,
     check_finite,
+    check_length,
     good_channels,
     import_mne,
     is_raw,
@@ -285,7 +286,7 @@ class EEGDiffusion(SavedEEGModel, BaseEstimator):
         if draws is not None and draws < 1:
             raise StructDiffError(f"draws must be None or at least 1, got {draws}")
         check_channels(inst, names, spec.sfreq)
-        self._check_length(inst)
+        check_length(inst, spec.length, spec.tmin)
         data = voltages(inst, names)
         gone = [channels] if isinstance(channels, str) else channels or ()
         missing = missing_entries(inst, names, gone, annotations=annotations)
@@ -317,20 +318,6 @@ class EEGDiffusion(SavedEEGModel, BaseEstimator):
                 f"n_samples must be an even number of at least 2, got {self.n_samples}"
             )
         return self.n_samples
-
-    def _check_length(self, inst: Instance) -> None:
-        spec = self.spec_
-        if is_raw(inst):
-            if inst.n_times < spec.length:
-                raise StructDiffError(
-                    f"the recording has {inst.n_times} samples, the model's windows {spec.length}: "
-                    "give a longer recording, or fit with a shorter window"
-                )
-        elif len(inst.times) != spec.length:
-            raise StructDiffError(
-                f"the epochs have {len(inst.times)} samples, the model's {spec.length}: cut them "
-                f"from {spec.tmin:g} s on to the same length"
-            )
 
     def forecast(
         self,

@@ -124,6 +124,34 @@ def check_channels(inst: Instance, names: Sequence[str], sfreq: float) -> None:
         )
 
 
+def check_length(inst: Instance, length: int, tmin: float) -> None:
+    """That epochs have the model's samples, or a recording at least as many.
+
+    Parameters
+    ----------
+    inst
+        Epochs, or a continuous recording.
+    length, tmin
+        Of the model's windows: samples, and seconds of the first one relative to the event.
+
+    Raises
+    ------
+    StructDiffError
+        If not; the message names both lengths and the remedy.
+    """
+    if is_raw(inst):
+        if inst.n_times < length:
+            raise StructDiffError(
+                f"the recording has {inst.n_times} samples, the model's windows {length}: "
+                "give a longer recording, or fit with a shorter window"
+            )
+    elif len(inst.times) != length:
+        raise StructDiffError(
+            f"the epochs have {len(inst.times)} samples, the model's {length}: cut them "
+            f"from {tmin:g} s on to the same length"
+        )
+
+
 def voltages(inst: Instance, names: Sequence[str]) -> Floats:
     """Volts of the named channels in that order: Raw (C, T), epochs (N, C, L)."""
     if is_raw(inst):
