@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
@@ -110,15 +111,23 @@ def noting_interrupts() -> Iterator[Interrupts]:
     """Ctrl-C raises KeyboardInterrupt as ever, and is noted in what is handed out.
 
     An exception raised inside a finaliser or a foreign callback is lost; the note is not, so a loop
-    that looks at it stops all the same.
+    that looks at it stops all the same, and Python need not report the loss.
     """
     asked = Interrupts()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield asked
         return
+    report = sys.unraisablehook
+
+    def report_others(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            report(lost)
+
     signal.signal(signal.SIGINT, asked.note)
+    sys.unraisablehook = report_others
     try:
         yield asked
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -131,12 +130,23 @@ def test_ctrl_c_writes_what_is_finished(published: str, workplace: Path) -> None
     assert "Traceback" not in messages
 
 
-def test_an_interrupt_that_got_lost_stops_at_the_next_batch() -> None:
+class Finalised:
+    """Ctrl-C comes while this is collected."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_got_lost_stops_at_the_next_batch_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     with noting_interrupts() as asked:
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        Finalised()
         assert asked
+    assert capsys.readouterr().err == ""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sys.unraisablehook is sys.__unraisablehook__
 
 
 def test_an_interrupt_waits_for_the_row_being_written_and_a_second_does_not() -> None:
