@@ -32,6 +32,7 @@ published."""
 OWN_SCALES = {"quantile": 0.5, "squared": 0.2}
 """Of models around a Gaussian, whose few long steps bear less: ``benchmarks/tsdiff_choices.py``."""
 _LARGEST_PRIOR = 1024
+_LEAST_WINDOWS = 8
 _PRIOR_WITH_LAGS = 256
 
 
@@ -225,16 +226,22 @@ def choose_lags(lags: Any, seasonality: int, preset: str | None) -> tuple[int, .
     return tuple(whole("each of the lags", lag) for lag in lags or ())
 
 
-def choose_context(context: int | None, horizon: int, seasonality: int, longest: int) -> int:
+def choose_context(
+    context: int | None, horizon: int, seasonality: int, longest: int, points: int
+) -> int:
     """Points of the past that a window holds.
 
     By default fourteen seasons of a day (336 hourly points, as published), twelve horizons of
-    anything slower, and never more than leaves half of the longest series to train on.
+    anything slower; but no more than leaves half of the longest series to train on, nor (beyond
+    one season) than lets all series together hold eight windows without overlap: from fewer, a
+    covariance of long windows is learnt by heart, and its intervals are far too narrow.
     """
     if context is not None:
         return whole("context", context)
     wanted = 14 * seasonality if seasonality >= 24 else max(12 * horizon, 2 * seasonality)
-    return max(1, min(wanted, max((longest - horizon) // 2, min(2 * horizon, longest // 3))))
+    room = max((longest - horizon) // 2, min(2 * horizon, longest // 3))
+    learnable = max(seasonality, points // _LEAST_WINDOWS - horizon)
+    return max(1, min(wanted, room, learnable))
 
 
 def check_guidance(kind: Any) -> None:

@@ -211,13 +211,14 @@ class TSDiff(SeriesUses, SavedWindowModel, BaseEstimator):
         horizon = int(self.h)
         season = seasonality_of(panel.freq)
         longest = max(len(v) for v in panel.values)
+        points = int(sum(np.isfinite(v).sum() for v in panel.values))
         if self.guidance is not None:
             check_guidance(self.guidance)
         spec = new_spec(
-            context=choose_context(self.context, horizon, season, longest),
+            context=choose_context(self.context, horizon, season, longest, points),
             horizon=horizon,
             lags=choose_lags(self.lags, season, self.preset),
-            points=int(sum(np.isfinite(v).sum() for v in panel.values)),
+            points=points,
             preset=self.preset,
             scaling=self.scaling,  # type: ignore[arg-type]
             kernel=self.kernel,

@@ -96,28 +96,30 @@ def test_a_fresh_network_says_nothing():
 
 # --- choices ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("horizon", "season", "longest", "context"),
+    ("horizon", "season", "longest", "points", "context"),
     [
-        (24, 24, 10_000, 336),  # fourteen days of hours
-        (30, 7, 10_000, 360),  # twelve horizons
-        (1, 12, 10_000, 24),  # two years of months
-        (12, 12, 132, 60),  # half of a short series is left to train on
-        (24, 24, 60, 20),  # a third of a series hardly longer than two windows
-        (6, 7, 3, 1),
+        (24, 24, 10_000, 10_000, 336),  # fourteen days of hours
+        (30, 7, 10_000, 10_000, 360),  # twelve horizons
+        (1, 12, 10_000, 10_000, 24),  # two years of months
+        (12, 12, 132, 100 * 132, 60),  # half of every series is left to train on
+        (24, 24, 60, 100 * 60, 20),  # a third of series hardly longer than two windows
+        (6, 7, 3, 3, 1),
+        (24, 24, 2000, 2000, 226),  # one series: eight windows of 226 + 24 points
+        (12, 12, 132, 132, 12),  # but never under one season
     ],
 )
-def test_the_context_by_default(horizon, season, longest, context):
-    assert choose_context(None, horizon, season, longest) == context
+def test_the_context_by_default(horizon, season, longest, points, context):
+    assert choose_context(None, horizon, season, longest, points) == context
 
 
 def test_a_context_that_is_given_is_taken():
-    assert choose_context(7, 24, 24, 10_000) == 7
+    assert choose_context(7, 24, 24, 10_000, 10_000) == 7
 
 
 @pytest.mark.parametrize("context", [0, -3, 2.5, True, "long"])
 def test_a_context_that_is_none_is_refused(context):
     with pytest.raises(StructDiffError, match="context must be a whole number"):
-        choose_context(context, 24, 24, 1000)
+        choose_context(context, 24, 24, 1000, 1000)
 
 
 def test_lags_are_the_published_ones_under_the_preset_alone():
