@@ -1,4 +1,6 @@
-"""Tiny window models, fitted once for all tests of the estimator."""
+"""Tiny window models and recordings, fitted and made once for all tests of the estimators."""
+
+from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
@@ -110,3 +112,100 @@ def gaussian(_gaussian):
     before = model.get_params()
     yield model, series.copy()
     model.set_params(**before)
+
+
+# --- EEG -----------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def small_eeg():
+    """Makes an EEG model that fits in a fraction of a second; arguments replace its settings."""
+    from structdiff.timeseries.eeg import EEGDiffusion
+
+    def make(**changes):
+        settings = {"hidden": 8, "blocks": 1, "state_size": 4, "max_steps": 3, "steps": 6}
+        settings |= {"progress": False, "random_state": 0, "n_samples": 2, "window": 0.4}
+        return EEGDiffusion(**settings | changes)
+
+    return make
+
+
+def _eeg_info():
+    """Four EEG channels and one EOG at 100 Hz, with places and with personal data."""
+    import mne
+
+    names = ["Fz", "Cz", "EOG", "Pz", "Oz"]
+    info = mne.create_info(names, 100.0, ["eeg", "eeg", "eog", "eeg", "eeg"])
+    electrodes = [name for name in names if name != "EOG"]
+    places = {name: (0.0, 0.09 - 0.045 * k, 0.09) for k, name in enumerate(electrodes)}
+    ears = {"nasion": (0, 0.1, 0), "lpa": (-0.08, 0, 0), "rpa": (0.08, 0, 0)}
+    info.set_montage(mne.channels.make_dig_montage(places, coord_frame="head", **ears))
+    info["subject_info"] = {"last_name": "Somebody"}
+    info["description"] = "of Somebody"
+    return info
+
+
+def _eeg_signals(count, length, seed):
+    """Volts, correlated as 0.9 ** distance along the electrodes, an AR(1) in time; EOG apart."""
+    rng = np.random.default_rng(seed)
+    place = np.arange(4)
+    factor = np.linalg.cholesky(0.9 ** np.abs(place[:, None] - place))
+    z = rng.normal(size=(count, 5, length))
+    for t in range(1, length):
+        z[..., t] = 0.8 * z[..., t - 1] + 0.6 * z[..., t]
+    z[:, [0, 1, 3, 4]] = np.einsum("cd,ndl->ncl", factor, z[:, [0, 1, 3, 4]])
+    return z * np.array([10, 20, 50, 15, 5])[:, None] * 1e-6
+
+
+@pytest.fixture(scope="session")
+def make_raw():
+    """Makes a continuous recording: by seed and seconds."""
+    import mne
+
+    def make(seed=0, seconds=20.0):
+        data = _eeg_signals(1, int(seconds * 100), seed)[0]
+        raw = mne.io.RawArray(data, _eeg_info(), verbose="ERROR")
+        return raw.set_meas_date(datetime(2020, 1, 1, tzinfo=timezone.utc))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_epochs():
+    """Makes epochs of 40 samples: every third is "rare", with a response in volts."""
+    import mne
+
+    def make(count=60, seed=0, response=20e-6):
+        data = _eeg_signals(count, 40, seed)
+        codes = np.where(np.arange(count) % 3 == 0, 7, 2)
+        data[codes == 7] += response * np.exp(-0.5 * ((np.arange(40) - 25) / 3) ** 2)
+        events = np.stack([np.arange(count) * 100 + 50, np.zeros(count, int), codes], 1)
+        return mne.EpochsArray(
+            data,
+            _eeg_info(),
+            events,
+            tmin=-0.1,
+            event_id={"rare": 7, "often": 2},
+            metadata=pd.DataFrame({"trial": np.arange(count)}),
+            verbose="ERROR",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def of_epochs(small_eeg, make_epochs):
+    """An EEG model fitted to epochs."""
+    return small_eeg().fit(make_epochs())
+
+
+@pytest.fixture(scope="module")
+def of_raw(small_eeg, make_raw):
+    """An EEG model fitted to a recording."""
+    return small_eeg().fit(make_raw())
+
+
+@pytest.fixture(scope="session")
+def same_info():
+    """Says whether two infos are equal in everything."""
+    import mne
+
+    return lambda one, other: mne.utils.object_diff(one, other) == ""

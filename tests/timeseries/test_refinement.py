@@ -1,17 +1,15 @@
-"""Refinement: its energy, what holds on to the start, and exact answers on a Gaussian."""
+"""Refinement: the published iteration, and exact answers on a Gaussian."""
 
 import math
 
 import pytest
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from structdiff.denoisers import BaseDenoiser, Denoiser
+from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
 from structdiff.guidance import path_levels
 from structdiff.noise import ReplayNoise
-from structdiff.processes import DiscreteVP, FrozenClock, System
+from structdiff.processes import DiscreteVP, System
 from structdiff.state import State
 from structdiff.testbeds import StationaryGaussian
 from structdiff.timeseries.refinement import (
@@ -22,7 +20,7 @@ from structdiff.timeseries.refinement import (
     representative_time,
     stable_step,
 )
-from structdiff.timeseries.refinement_terms import DenoisingEnergy, Regularizer, ScoreEnergy
+from structdiff.timeseries.refinement_terms import Regularizer
 
 torch.set_num_threads(1)
 CHAIN = DiscreteVP(100, 1e-4, 0.1, prior_scale=1.0)
@@ -39,19 +37,6 @@ class Curved(BaseDenoiser):
         return x.map(lambda v: torch.tanh(v) + 0.3 * total.reshape(-1, *[1] * (v.dim() - 1)))
 
 
-class Network(nn.Module):
-    """Two layers along the window; its weights require gradients."""
-
-    def __init__(self, length):
-        super().__init__()
-        self.first = nn.Linear(length, 16)
-        self.second = nn.Linear(16, length)
-
-    def forward(self, x, log_snr, condition):
-        hidden = torch.tanh(self.first(x["x"].movedim(1, -1)))
-        return x.map(lambda v: self.second(hidden).movedim(-1, 1))
-
-
 def scales(time):
     return float(CHAIN.alpha(time)), float(CHAIN.sigma(time))
 
@@ -65,89 +50,9 @@ def horizon(length, steps):
     return torch.arange(length) >= length - steps
 
 
-def finite_difference(energy, x, h=1e-6):
-    slope = torch.zeros_like(x)
-    for index in torch.ones_like(x).nonzero().tolist():
-        step = torch.zeros_like(x)
-        step[tuple(index)] = h
-        change = energy(x + step) - energy(x - step)
-        slope[tuple(index)] = change[index[0]] / (2 * h)
-    return slope
-
-
 def draws(count, like, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn(count, *like.shape, dtype=like.dtype, generator=generator).unbind())
-
-
-# --- the energy -----------------------------------------------------------------------------------
-def test_the_denoising_gradient_is_the_slope_of_the_summed_loss():
-    y = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    energy, noise = DenoisingEnergy(Curved(System(CHAIN)), TAU), draws(1, y)[0]
-    alpha, sigma = scales(TAU)
-    noised = alpha * y + sigma * noise
-    data = Curved(System(CHAIN))(State({"x": noised}), TAU)["x"]
-    gap = noise - (noised - alpha * data) / sigma
-    value = energy.value(State({"x": y}), noise)
-    torch.testing.assert_close(value, gap.square().sum((1, 2)), rtol=1e-12, atol=0)
-    slope = finite_difference(lambda z: energy.value(State({"x": z}), noise), y)
-    found = energy.gradient(State({"x": y}), ReplayNoise({"x": [noise]}))
-    torch.testing.assert_close(found, slope, rtol=1e-6, atol=1e-6)
-
-
-def test_the_denoising_gradient_without_noise_is_its_mean_on_a_gaussian():
-    # eps - eps_theta is linear in (eps, y): E grad = 2 a^2 s^2 M^-2 y with M = a^2 S + s^2 I.
-    process, denoiser, y = gaussian()
-    alpha, sigma = scales(TAU)
-    total = alpha**2 * process.covariance() + sigma**2 * torch.eye(12, dtype=torch.float64)
-    inverse = torch.linalg.inv(total)
-    still = ReplayNoise({"x": [torch.zeros_like(y)]})
-    found = DenoisingEnergy(denoiser, TAU).gradient(State({"x": y}), still)
-    exact = 2 * alpha**2 * sigma**2 * y @ inverse @ inverse
-    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
-
-
-def test_the_score_gradient_is_that_of_the_smoothed_density():
-    # -grad log N(y; m, S + u I) = (S + u I)^-1 (y - m), u = s^2 / a^2; no draw is taken.
-    process, denoiser, y = gaussian(mean=0.7)
-    alpha, sigma = scales(TAU)
-    smoothed = process.covariance() + sigma**2 / alpha**2 * torch.eye(12, dtype=torch.float64)
-    found = ScoreEnergy(denoiser, TAU).gradient(State({"x": y}), ReplayNoise({}))
-    exact = torch.linalg.solve(smoothed, (y - 0.7).T).T
-    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
-
-
-# --- what holds on to the start -------------------------------------------------------------------
-def test_the_squared_regularizer_leaves_the_forecast_alone_and_the_quantile_one_does_not():
-    start = torch.zeros(2, 3, 2)
-    free = forecast_entries(3, 1, 2)
-    moved = torch.tensor([[[1.0, 2], [3, 4], [5, 6]]]).repeat(2, 1, 1)
-    # 1 + 4 + 9 + 16 + 36: without the 5 of channel 0's horizon.
-    assert Regularizer(start, "squared", free).value(moved).tolist() == [66.0, 66.0]
-    # All above the start: (1 - k) times the whole sum, 21.
-    levels = torch.tensor([0.25, 0.75])
-    quantile = Regularizer(start, "quantile", free, levels=levels)
-    assert quantile.value(moved).tolist() == [0.75 * 21, 0.25 * 21]
-    assert quantile.value(-moved).tolist() == [0.25 * 21, 0.75 * 21]
-
-
-@pytest.mark.parametrize("kind", ["squared", "quantile"])
-def test_the_regularizers_gradient_is_its_slope(kind):
-    generator = torch.Generator().manual_seed(2)
-    start, y = torch.randn(2, 2, 4, 2, dtype=torch.float64, generator=generator)
-    levels = torch.tensor([0.2, 0.9]) if kind == "quantile" else None
-    missing = torch.tensor([True, False, False, False])[:, None]
-    hold = Regularizer(start, kind, forecast_entries(4, 1, 2), missing, levels)
-    slope = finite_difference(hold.value, y)
-    torch.testing.assert_close(hold.gradient(y), slope, rtol=1e-7, atol=1e-7)
-    assert not hold.gradient(y)[:, 0].any()
-    assert bool(hold.gradient(y)[:, 3, 0].any()) == (kind == "quantile")
-
-
-def test_a_path_at_its_start_is_not_pushed_by_its_level():
-    start = torch.zeros(1, 3)
-    hold = Regularizer(start, "quantile", levels=torch.tensor([0.9]))
-    assert hold.gradient(start).tolist() == [[0.0, 0.0, 0.0]]
 
 
 # --- the iteration --------------------------------------------------------------------------------
@@ -379,92 +284,6 @@ def test_without_a_step_the_published_one_is_taken_unless_it_may_overshoot(index
     assert torch.equal(got, refine_windows(denoiser, y, step=min(0.1, stable), **options))
 
 
-# --- randomness, modes, states --------------------------------------------------------------------
-@pytest.mark.parametrize("energy", ["denoising", "score"])
-def test_a_window_does_not_depend_on_its_batch_mates(energy):
-    _, denoiser, y = gaussian(batch=4)
-    options = {"time": TAU, "free": horizon(12, 4), "energy": energy}
-    together = refine_windows(denoiser, y, source=torch.tensor([5, 6, 7, 8]), **options)
-    alone = refine_windows(denoiser, y[2:3], source=[7], **options)
-    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-12)
-    other = refine_windows(denoiser, y[2:3], source=[9], **options)
-    assert (other - alone).abs().max() > 1e-3
-
-
-def test_the_network_is_frozen_and_the_callers_gradient_mode_does_not_matter():
-    torch.manual_seed(0)
-    denoiser = Denoiser(Network(12), System(CHAIN), "noise")
-    y = torch.randn(3, 12, 2)
-    options = {"time": TAU, "free": forecast_entries(12, 4, 2), "source": 1}
-    got = refine_windows(denoiser, y, **options)
-    assert all(p.grad is None and p.requires_grad for p in denoiser.parameters())
-    assert not got.requires_grad
-    with torch.no_grad():
-        assert torch.equal(refine_windows(denoiser, y, **options), got)
-    with torch.inference_mode():
-        assert torch.equal(refine_windows(denoiser, y.clone(), **options), got)
-
-
-def test_a_network_learns_nothing_but_its_input_matters():
-    # The gradient goes through the network: its Jacobian is seen, not only its output.
-    torch.manual_seed(0)
-    denoiser = Denoiser(Network(6), System(CHAIN), "noise").double()
-    y = torch.randn(2, 6, 1, dtype=torch.float64)
-    noise = draws(1, y)[0]
-    energy = DenoisingEnergy(denoiser, TAU)
-    with torch.no_grad():
-        found = energy.gradient(State({"x": y}), ReplayNoise({"x": [noise]}))
-        slope = finite_difference(lambda z: energy.value(State({"x": z}), noise), y)
-    torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("energy", ["denoising", "score"])
-def test_the_loop_reads_no_number_back(energy):
-    class Reads(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.count += func is torch.ops.aten._local_scalar_dense.default
-            return func(*args, **(kwargs or {}))
-
-    denoiser, counts = Denoiser(Network(12), System(CHAIN), "noise"), []
-    for iterations in (1, 1, 6):  # the first call also works out the coefficients
-        with Reads() as reads:
-            refine_windows(
-                denoiser,
-                torch.ones(2, 12, 1),
-                time=TAU,
-                free=None,
-                regularizer="quantile",
-                levels=path_levels(2),
-                energy=energy,
-                iterations=iterations,
-                source=[1, 2],
-            )
-        counts.append(reads.count)
-    assert counts[1] == counts[2] > 0  # those at the entry are seen
-
-
-def test_masked_entries_stay_0_and_change_nothing_and_frozen_components_stay():
-    class Both(BaseDenoiser):
-        def forward(self, x, t, condition=None):
-            mixed = x["x"].sum(1, keepdim=True) + x["level"]
-            return State({"x": torch.tanh(x["x"] + mixed), "level": x["level"]}, x.masks)
-
-    system = System({"x": CHAIN, "level": CHAIN}, clocks={"level": FrozenClock()})
-    mask = torch.tensor([[True] * 5 + [False] * 2])
-    x, level = torch.randn(2, 7, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64)
-    results = []
-    for junk in (0.0, math.nan):
-        start = State({"x": x.masked_fill(~mask, junk), "level": level}, {"x": mask})
-        results.append(
-            refine_windows(Both(system), start, time=TAU, free=horizon(7, 3), source=[1, 2])
-        )
-    first, second = results
-    assert torch.equal(first["x"], second["x"]) and torch.equal(first["level"], level)
-    assert not first["x"][:, 5:].any() and first["x"][:, :5].all()
-
-
 # --- the representative time ----------------------------------------------------------------------
 def gaussian_losses(process):
     # eps - eps_theta has variance a^2 l / (a^2 l + s^2) along a direction of variance l.
@@ -511,63 +330,6 @@ def test_samples_are_sorted_at_every_time_step_and_points_repeated():
 
 def test_only_the_end_of_the_first_channel_is_forecast():
     assert forecast_entries(4, 2, 3).nonzero().tolist() == [[2, 0], [3, 0]]
-
-
-# --- errors ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"method": "hmc"}, "method must be one of"),
-        ({"energy": "exact"}, "energy must be one of"),
-        ({"regularizer": "absolute"}, "regularizer must be one of"),
-        ({"regularizer": "quantile"}, "needs levels"),
-        ({"levels": path_levels(3)}, "takes none"),
-        ({"regularizer": "quantile", "levels": torch.tensor([0.0, 0.5, 1.0])}, r"\(0, 1\)"),
-        ({"regularizer": "quantile", "levels": path_levels(2)}, "per window"),
-        ({"free": torch.ones(12)}, "boolean"),
-        ({"free": torch.ones(5, dtype=torch.bool)}, "does not fit"),
-        ({"missing": torch.ones(5, dtype=torch.bool)}, "missing has shape"),
-        ({"iterations": -1}, "iterations"),
-        ({"step": 0.0}, "step must be"),
-        ({"noise_scale": -0.1}, "noise_scale"),
-        ({"weight": -1.0}, "weight"),
-        ({"weight": math.inf, "regularizer": "quantile", "levels": path_levels(3)}, "infinite"),
-        ({"time": 0.0}, "choose a time"),
-        ({"start": torch.full((3, 12), math.nan)}, "not finite at entry"),
-    ],
-)
-def test_bad_arguments_are_named(change, message):
-    _, denoiser, y = gaussian()
-    options = {"start": y, "time": TAU, "free": horizon(12, 4), **change}
-    with pytest.raises(StructDiffError, match=message):
-        refine_windows(denoiser, options.pop("start"), **options)
-
-
-@pytest.mark.parametrize("cut", ["output", "input"])
-def test_a_prediction_cut_from_its_input_is_refused_and_its_score_taken(cut):
-    class Cut(BaseDenoiser):
-        def __init__(self):
-            super().__init__(System(CHAIN))
-            self.level = nn.Parameter(torch.ones(()))
-
-        def forward(self, x, t, condition=None):
-            return x.detach() * (1.0 if cut == "output" else self.level)
-
-        def noise(self, x, t, condition=None):
-            return self(x, t) * 0.5
-
-    y = torch.ones(2, 4)
-    with pytest.raises(StructDiffError, match="energy='score'"):
-        refine_windows(Cut(), y, time=TAU, free=None)
-    assert refine_windows(Cut(), y, time=TAU, free=None, energy="score").shape == y.shape
-
-
-def test_several_moving_components_are_refused():
-    system = System({"x": CHAIN, "z": CHAIN})
-    with pytest.raises(StructDiffError, match="freeze the others"):
-        refine_windows(
-            Curved(system), State({"x": torch.ones(1, 2), "z": torch.ones(1)}), time=TAU, free=None
-        )
 
 
 @pytest.mark.parametrize(
