@@ -51,7 +51,8 @@ class TSDiff(SeriesUses, SavedWindowModel, BaseEstimator):
     freq
         Frequency; inferred where it can be.
     context
-        Points of the past that a window holds; chosen from the frequency by default.
+        Points of the past that a window holds; by default as many as the frequency suggests and the
+        series can teach (:func:`structdiff.timeseries.models.choose_context`).
     lags
         Distances of lagged copies beside the series, ``"auto"`` or None.
     scaling
