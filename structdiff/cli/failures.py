@@ -9,24 +9,32 @@ import errno
 
 from structdiff.errors import StructDiffError
 
-#: Third-party package -> the extra that installs it.
+#: Third-party package -> the extras that install it; the first one where no head was asked for.
 EXTRAS = {
-    "fcd": "molecules",
-    "filelock": "datasets",
-    "gluonts": "timeseries",
-    "lightning": "train",
-    "matplotlib": "plots",
-    "mne": "eeg",
-    "pandas": "molecules",
-    "pooch": "datasets",
-    "pyarrow": "parquet",
-    "rdkit": "molecules",
-    "requests": "datasets",
-    "scipy": "molecules",
-    "sklearn": "molecules",
-    "sktime": "sktime",
-    "torchdiffeq": "dynamics",
-    "torchsde": "dynamics",
+    "fcd": ("molecules",),
+    "filelock": ("datasets",),
+    "gluonts": ("timeseries",),
+    "lightning": ("train", "timeseries"),
+    "matplotlib": ("plots",),
+    "mne": ("eeg",),
+    "pandas": ("molecules", "timeseries"),
+    "pooch": ("datasets",),
+    "pyarrow": ("parquet",),
+    "rdkit": ("molecules",),
+    "requests": ("datasets",),
+    "scipy": ("molecules", "timeseries"),
+    "sklearn": ("molecules", "timeseries"),
+    "sktime": ("sktime",),
+    "torchdiffeq": ("dynamics",),
+    "torchsde": ("dynamics",),
+}
+#: Beginnings of the names of a head's modules -> the extra of the head.
+_HEADS = {
+    "structdiff.molecules": "molecules",
+    "structdiff.cli.molecules": "molecules",
+    "structdiff.timeseries": "timeseries",
+    "structdiff.cli.timeseries": "timeseries",
+    "structdiff.cli.series_": "timeseries",
 }
 
 _REASONS = {
@@ -52,8 +60,18 @@ def explain(error: BaseException) -> str | None:
         return f"{place}{_REASONS[error.errno]}"
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         package = str(error.name).split(".")[0]
-        return f"this needs {package}: pip install 'structdiff[{EXTRAS[package]}]'"
+        return f"this needs {package}: pip install 'structdiff[{_extra(package, error)}]'"
     return _usage(error)
+
+
+def _extra(package: str, error: BaseException) -> str:
+    """Of the extras with a missing package, that of the head whose code asked for it."""
+    known, asked, step = EXTRAS[package], None, error.__traceback__
+    while step is not None:
+        module = str(step.tb_frame.f_globals.get("__name__", ""))
+        heads = (head for start, head in _HEADS.items() if module.startswith(start))
+        asked, step = next(heads, asked), step.tb_next
+    return asked if asked in known else known[0]
 
 
 def help_asked(error: BaseException) -> str | None:

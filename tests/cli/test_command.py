@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from structdiff.cli import main
-from structdiff.cli.failures import explain
+from structdiff.cli.failures import EXTRAS, explain
 from structdiff.cli.molecules import _write_batches
 from structdiff.cli.tables import MoleculeWriter, read_generated_csv
 
@@ -141,6 +142,52 @@ def test_a_folder_with_broken_weights_is_named(
 )
 def test_errors_of_the_machine_are_told_with_a_remedy(error: OSError, expected: str) -> None:
     assert expected in str(explain(error))
+
+
+def test_every_extra_that_is_named_brings_the_package() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    for package, extras in EXTRAS.items():
+        name = {"sklearn": "scikit-learn"}.get(package, package)
+        for extra in extras:
+            assert name in brought(project, extra), (package, extra)
+
+
+def brought(project: str, extra: str) -> set[str]:
+    """Names of what an extra of the project installs, those of its own extras included."""
+    (listed,) = re.findall(rf"^{extra} = \[(.*)\]$", project, re.MULTILINE)
+    found = set()
+    for name, inner in re.findall(r'"([\w-]+)(?:\[([\w,]+)\])?[^"]*"', listed):
+        own = [brought(project, each) for each in inner.split(",")] if name == "structdiff" else []
+        found |= {name}.union(*own)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["timeseries", "forecast", "a.csv"], "pandas", "timeseries"),
+        (["timeseries", "fit", "a.csv", "--out", "m", "--max-steps", "1"], "scipy", "timeseries"),
+        (["timeseries", "synthesize", "--model", "tsdiff-demo"], "sklearn", "timeseries"),
+        (["samplers", "compare", "--model", "tsdiff-demo"], "pandas", "timeseries"),
+        (["molecules", "sample"], "pandas", "molecules"),
+        (["molecules", "sample"], "rdkit", "molecules"),
+        (["samplers", "compare", "--model", "gdss-qm9"], "pandas", "molecules"),
+    ],
+)
+def test_a_missing_package_names_the_extra_of_the_head_that_was_asked_for(
+    words: list[str], package: str, extra: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("ds,y\n2024-01-01,1\n2024-01-02,2\n")
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from structdiff.cli import main; "
+        f"sys.exit(main({words!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    told = f"structdiff: this needs {package}: pip install 'structdiff[{extra}]'"
+    assert told in result.stderr.splitlines()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), KeyError("x"), OSError("x")])
