@@ -38,10 +38,18 @@ _MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a"}
 _OPTIONS = {
     r"\bfill_gaps=True\b": "--fill-gaps",
     r"\bsnap=True\b": "--snap",
+    r"\b(the right|leave) freq\b(?!=)": r"\1 --freq",
     r"\bfreq=(?=[\s,;.)]|$)": "--freq",
     r"\bfreq=": "--freq ",
     r"\b(id|time|target)_col=(?=[\s,;.)]|$)": r"--\1-col",
     r"\b(id|time|target)_col=": r"--\1-col ",
+    r"\bpass refine=None, synthetic=0": "leave --refine and --synthetic out",
+    r"^synthetic must\b": "--synthetic must",
+    r"\bh=(?=\d)": "--horizon ",
+    r"\bseed=(?=-?\d)": "--seed ",
+    r"^random_state must be None or\b": "--seed must be",
+    r"\bguidance_scale\b": "--guidance-scale",
+    r"\bguidance='(\w+)'": r"--guidance \1",
 }
 
 
@@ -336,6 +344,17 @@ def naming(place: Path | str) -> Iterator[None]:
             raise  # these name their own file
         except StructDiffError as error:
             raise type(error)(f"{place}: {_as_options(str(error))}") from error
+
+
+@contextlib.contextmanager
+def speaking_of_options() -> Iterator[None]:
+    """Around work on no file: a complaint speaks of options, not of arguments."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except StructDiffError as error:
+        raise type(error)(_as_options(str(error))) from error
 
 
 def _as_options(message: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from structdiff.cli.console import say
-from structdiff.cli.series_files import SeriesFile, naming, read_series
+from structdiff.cli.series_files import SeriesFile, naming, read_series, speaking_of_options
 from structdiff.errors import StructDiffError
 from structdiff.timeseries import TSDiff
 from structdiff.timeseries.models import PRESETS
@@ -67,7 +67,8 @@ def load_model(name: str, sampling: Settings) -> TSDiff:
     """A trained model with settings of sampling; wrong ones are refused before any work."""
     model = TSDiff.from_pretrained(name)
     model.set_params(**sampling, progress=True)
-    model.window_sampler()
+    with speaking_of_options():
+        model.window_sampler()
     return model
 
 

@@ -222,14 +222,25 @@ def test_impute_fills_gaps_and_keeps_what_is_observed(
     assert filled["y"].notna().all()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "absent.csv", "--out", "m"],
+        ["forecast", "absent.csv"],
+        ["forecast", "absent.csv", "--model", "MODEL"],
+        ["evaluate", "absent.csv", "--model", "MODEL"],
+        ["impute", "absent.csv", "--model", "MODEL"],
+    ],
+    ids=lambda words: " ".join(words[::2]),
+)
 def test_absent_rows_are_named_with_the_option_that_inserts_them(
-    model: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], model: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monthly().drop(index=range(20, 23)).to_csv("absent.csv", index=False)
-    assert run("impute", "absent.csv", "--model", model) == 2
+    assert run(*(model if word == "MODEL" else word for word in words)) == 2
     line = complaint(capsys)
     assert "absent.csv: series '007': 3 timestamps are missing, the first is 1950-09-01" in line
-    assert "--fill-gaps" in line
+    assert "pass --fill-gaps to insert" in line and "fill_gaps" not in line
     assert files(workplace) == {"air.csv", "absent.csv"}
 
 
@@ -271,6 +282,16 @@ def test_info_describes_a_model(model: str, capsys: pytest.CaptureFixture[str]) 
         ),
         (["forecast", "air.csv", "--model", "MODEL", "--id-col", "shop"], "no column 'shop' (--id"),
         (["forecast", "air.csv", "--preset", "papr"], "--preset papr: choose paper"),
+        (
+            ["forecast", "air.csv", "--model", "MODEL", "--guidance-scale", "3"],
+            "leave --guidance-scale out, or choose --guidance quantile",
+        ),
+        (
+            ["evaluate", "air.csv", "--model", "MODEL", "--horizon", "3", "--refine"],
+            "not --horizon 3: leave --refine and --synthetic out",
+        ),
+        (["evaluate", "air.csv", "--model", "MODEL", "--seed", "-1"], "--seed -1: a seed is a"),
+        (["fit", "air.csv", "--out", "m", "--seed", "-1"], "air.csv: --seed must be a whole num"),
         (["fit", "air.csv", "--out", "air.csv"], "air.csv: is a file; give the name of a folder"),
         (["fit", "air.csv", "--out", "m", "--kernel", "s5"], "--kernel s5: choose s4d or s4"),
         (["fit", "air.csv", "--out", "m", "--max-minutes", "0"], "--max-minutes 0.0: should be a"),
