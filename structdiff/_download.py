@@ -93,7 +93,7 @@ def _append_until_complete(url: str, partial: Path, progress: bool) -> None:
 
 def _append(url: str, partial: Path, progress: bool) -> None:
     import requests
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     start = partial.stat().st_size if partial.is_file() else 0
     # A compressed transfer would make byte positions meaningless.

@@ -46,9 +46,10 @@ def test_it_has_pictures_and_is_small(notebook: Path) -> None:
     assert notebook.stat().st_size < LARGEST
 
 
-def test_importing_the_time_series_head_asks_for_no_notebook_widgets() -> None:
+@pytest.mark.parametrize("head", ["molecules", "timeseries"])
+def test_importing_a_head_asks_for_no_notebook_widgets(head: str) -> None:
     """In Jupyter tqdm.auto warns at import where ipywidgets are not installed."""
-    program = "import sys, structdiff.timeseries; sys.exit('tqdm.auto' in sys.modules)"
+    program = f"import sys, structdiff.{head}; sys.exit('tqdm.auto' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=FOLDER.parent, capture_output=True, check=False
     )

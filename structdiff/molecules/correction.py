@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.molecules.chemistry import BOND_TYPES, assemble, keep_largest_fragment
 from structdiff.molecules.vocabulary import Vocabulary

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.errors import StructDiffError
 from structdiff.molecules.chemistry import (

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from rdkit import Chem, rdBase
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.molecules.data import canonical_smiles
 from structdiff.molecules.reference import ReferenceStatistics, hash_smiles, noise_floors, read

@@ -22,7 +22,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.molecules.vocabulary import MoleculeDataError
 

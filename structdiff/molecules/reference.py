@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.molecules.data import canonical_smiles
 from structdiff.molecules.statistics import (

@@ -27,7 +27,7 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.stats import wasserstein_distance
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from structdiff.errors import StructDiffError
 from structdiff.molecules.nspdk import nspdk_mean
