@@ -23,7 +23,7 @@ from structdiff.timeseries.forecasting import (
 from structdiff.timeseries.frames import Panel, read_panel
 from structdiff.timeseries.models import ModelSpec
 from structdiff.timeseries.sampling import WindowSampler, choose_sampler, series_seeds
-from structdiff.timeseries.settings import whole
+from structdiff.timeseries.settings import check_seed, whole
 
 Array = npt.NDArray[np.float64]
 
@@ -137,14 +137,36 @@ class Forecaster:
         Raises
         ------
         StructDiffError
-            If there is no training frame, as after ``from_pretrained``.
+            If there is no training frame, as after ``from_pretrained``, or the series are of
+            another frequency.
         """
         self._check_fitted()
         if df is None:
             if not hasattr(self, "panel_"):
                 raise StructDiffError("a loaded model has no training frame: pass the series as df")
             return self.panel_
-        return self._read(df, self.freq_)
+        try:
+            panel = self._read(df, self.freq_)
+        except StructDiffError:
+            self._check_frequency(df)
+            raise
+        # Months read as hours and filled up are hardly anything but gaps.
+        if sum(int(np.isnan(v).sum()) for v in panel.values) > sum(map(len, panel.values)) / 2:
+            self._check_frequency(df)
+        return panel
+
+    def _check_frequency(self, df: Any) -> None:
+        """Raise StructDiffError if a frame clearly has another frequency than the model."""
+        try:
+            found = self._read(df, None).freq
+        except StructDiffError:  # a frame with other faults, of which it is told elsewhere
+            return
+        # Integers under dates have their own advice.
+        if isinstance(found, str) and isinstance(self.freq_, str) and found != self.freq_:
+            raise StructDiffError(
+                f"the series have frequency {found!r}, and the model was trained on "
+                f"{self.freq_!r}: fit a model to them, or resample them"
+            )
 
     def window_sampler(self) -> WindowSampler:
         """The trained model with its sampler and guidance, on the device of ``accelerator``."""
@@ -163,6 +185,7 @@ class Forecaster:
         chosen = self.random_state if seed is None else seed
         if chosen is None:
             return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        check_seed("random_state" if seed is None else "seed", chosen)
         return int(chosen)
 
     def _check_fitted(self) -> None:

@@ -31,6 +31,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
+def check_seed(name: str, seed: Any) -> None:
+    """Raise StructDiffError if that is no seed; None is fresh randomness."""
+    if seed is not None and not (is_number(seed) and float(seed).is_integer() and seed >= 0):
+        raise StructDiffError(f"{name} must be None or a whole number from 0 on, got {seed!r}")
+
+
 def check_settings(model: TSDiff) -> None:
     """Refuse settings that ``fit`` or a later use would fail with.
 
@@ -52,8 +58,4 @@ def check_settings(model: TSDiff) -> None:
             continue
         if value is None or not is_number(value) or not 0 < float(value) < math.inf:
             raise StructDiffError(f"{name} must be a positive number, got {value!r}")
-    seed = model.random_state
-    if seed is not None and (not is_number(seed) or int(seed) != seed or seed < 0):
-        raise StructDiffError(
-            f"random_state must be None or a whole number from 0 on, got {seed!r}"
-        )
+    check_seed("random_state", model.random_state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import structdiff
 from structdiff.cli import main
 from structdiff.cli.failures import EXTRAS, explain
 from structdiff.cli.molecules import _write_batches
 from structdiff.cli.tables import MoleculeWriter, read_generated_csv
+
+ROOT = Path(structdiff.__file__).resolve().parents[1]
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
@@ -183,7 +187,12 @@ def test_a_missing_package_names_the_extra_of_the_head_that_was_asked_for(
         f"sys.exit(main({words!r}))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 2, result.stderr
     told = f"structdiff: this needs {package}: pip install 'structdiff[{extra}]'"

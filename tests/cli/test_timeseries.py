@@ -291,6 +291,7 @@ def test_info_describes_a_model(model: str, capsys: pytest.CaptureFixture[str]) 
             "not --horizon 3: leave --refine and --synthetic out",
         ),
         (["evaluate", "air.csv", "--model", "MODEL", "--seed", "-1"], "--seed -1: a seed is a"),
+        (["forecast", "air.csv", "--model", "MODEL", "--seed", "-1"], "--seed must be a whole num"),
         (["fit", "air.csv", "--out", "m", "--seed", "-1"], "air.csv: --seed must be a whole num"),
         (["fit", "air.csv", "--out", "air.csv"], "air.csv: is a file; give the name of a folder"),
         (["fit", "air.csv", "--out", "m", "--kernel", "s5"], "--kernel s5: choose s4d or s4"),

@@ -155,10 +155,21 @@ def test_what_is_no_frame_is_refused(tiny, thing):
         tiny().fit(thing)
 
 
-def test_another_frequency_than_the_models_is_refused(model, daily):
-    hourly = daily.assign(ds=daily["ds"].min() + (daily["ds"] - daily["ds"].min()) / 24)
-    with pytest.raises(StructDiffError, match="freq='D'"):
-        model.predict(hourly)
+@pytest.mark.parametrize("fill_gaps", [False, True])
+@pytest.mark.parametrize("freq", ["MS", "h"])
+def test_another_frequency_than_the_models_is_refused(model, daily, freq, fill_gaps):
+    daily["ds"] = daily.groupby("unique_id")["ds"].transform(
+        lambda times: pd.date_range("2000-01-01", periods=len(times), freq=freq)
+    )
+    words = f"the series have frequency '{freq}', and the model was trained on 'D': fit a model to"
+    with pytest.raises(StructDiffError, match=words):
+        model.set_params(fill_gaps=fill_gaps).predict(daily)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "one", float("nan")])
+def test_a_seed_that_is_none_is_refused_before_forecasting(model, daily, seed):
+    with pytest.raises(StructDiffError, match="random_state must be None or a whole number"):
+        model.set_params(random_state=seed).predict(daily)
 
 
 def test_an_unfitted_estimator_says_so(tiny, daily):
