@@ -15,14 +15,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def _commit() -> str:
+    """The commit; dirty if a file differs from it, records apart: they are what is being written."""
+    name = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--", ":/", ":(exclude,top)benchmarks/results")
+    return f"{name or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*words: str) -> str:
     asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=RESULTS,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", *words], cwd=RESULTS, capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() or "unknown"
+    return asked.stdout.strip()
 
 
 def _processor() -> str:
