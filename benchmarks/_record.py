@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def _commit() -> str:
-    """The commit; dirty if a file differs from it, records apart: they are what is being written."""
+    """The commit; dirty if a file differs from it, but for the records, which are being written."""
     name = _git("describe", "--always")
     changed = _git("status", "--porcelain", "--", ":/", ":(exclude,top)benchmarks/results")
     return f"{name or 'unknown'}{'-dirty' if changed else ''}"
