@@ -30,33 +30,12 @@ from structdiff.spaces import Positive
 from structdiff.state import State
 from structdiff.testbeds import GaussianMixture
 from structdiff.testbeds.interpolant import InterpolatedMixtures
+from support.interpolants import ENDS, INTERPOLANTS, every_interpolant, times
 
 torch.set_num_threads(1)
 
-INTERPOLANTS = [
-    Interpolant(path, gamma)
-    for path in (Linear(), Trigonometric())
-    for gamma in (NoNoise(), Constant(0.2), Brownian(0.5), BSquared(), Sigmoid())
-] + [
-    Interpolant(Linear(), SinSquared()),
-    Interpolant(Trigonometric(), SinSquared(0.6)),
-    Interpolant(EncodingDecoding(), SinSquared()),
-    Interpolant(EncodingDecoding(), Brownian()),
-    Interpolant(Mirror(), Brownian()),
-    Interpolant(Mirror(), BSquared(2.0)),
-    Interpolant(OneSided(TrigonometricFlow())),
-    Interpolant(OneSided(VP())),
-]
 FLOWS = [TrigonometricFlow(), LipmanFlow(0.01), LipmanFlow(0.0), UnitVarianceFlow()]
-every_interpolant = pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=repr)
 every_flow = pytest.mark.parametrize("process", FLOWS, ids=repr)
-BASE = GaussianMixture([0.4, 0.6], [[2.0, 1.0], [-1.0, 2.0]], [[[0.5, 0.2], [0.2, 0.4]]] * 2)
-ENDS = InterpolatedMixtures(GaussianMixture.gmm3(), BASE)
-
-
-def times(count=100, low=1e-3, high=0.999):
-    u = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return low + u * (high - low)
 
 
 def derivative(fn, t):

@@ -13,6 +13,7 @@ from structdiff.samplers import get_sampler
 from structdiff.spaces import Symmetric
 from structdiff.state import State
 from structdiff.testbeds import CorrelatedGaussian, StationaryGaussian
+from support.gradients import finite_difference
 
 torch.set_num_threads(1)
 CHAIN = DiscreteVP(100, 1e-4, 0.1, prior_scale=1.0)
@@ -33,16 +34,6 @@ class Curved(BaseDenoiser):
 def window(phi=0.9, length=12, batch=3, steps=CHAIN):
     process = StationaryGaussian.ar1(phi, length)
     return process.denoiser(System(steps)), process.sample(batch, 0)["x"]
-
-
-def finite_difference(energy, x, h=1e-6):
-    slope = torch.zeros_like(x)
-    for index in torch.ones_like(x).nonzero().tolist():
-        step = torch.zeros_like(x)
-        step[tuple(index)] = h
-        change = energy(x + step) - energy(x - step)
-        slope[tuple(index)] = change[index[0]] / (2 * h)
-    return slope
 
 
 # --- the paper's chain (card G1) ---------------------------------------------------------------

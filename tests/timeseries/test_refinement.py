@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from structdiff.denoisers import BaseDenoiser
 from structdiff.errors import StructDiffError
 from structdiff.guidance import path_levels
 from structdiff.noise import ReplayNoise
-from structdiff.processes import DiscreteVP, System
+from structdiff.processes import System
 from structdiff.state import State
 from structdiff.testbeds import StationaryGaussian
 from structdiff.timeseries.refinement import (
@@ -21,38 +20,9 @@ from structdiff.timeseries.refinement import (
     stable_step,
 )
 from structdiff.timeseries.refinement_terms import Regularizer
+from support.refinement import CHAIN, FIRST, TAU, TIMES, Curved, draws, gaussian, horizon, scales
 
 torch.set_num_threads(1)
-CHAIN = DiscreteVP(100, 1e-4, 0.1, prior_scale=1.0)
-TIMES = CHAIN.time_of(torch.arange(100))
-TAU = float(TIMES[24])
-FIRST = float(TIMES[0])  # the smallest noise of the chain: u = 1e-4
-
-
-class Curved(BaseDenoiser):
-    """A smooth prediction that mixes all entries of a window."""
-
-    def forward(self, x, t, condition=None):
-        total = torch.sin(x["x"]).flatten(1).sum(1)
-        return x.map(lambda v: torch.tanh(v) + 0.3 * total.reshape(-1, *[1] * (v.dim() - 1)))
-
-
-def scales(time):
-    return float(CHAIN.alpha(time)), float(CHAIN.sigma(time))
-
-
-def gaussian(phi=0.9, length=12, mean=0.0, batch=3):
-    process = StationaryGaussian.ar1(phi, length, mean=mean)
-    return process, process.denoiser(System(CHAIN)), process.sample(batch, 0)["x"]
-
-
-def horizon(length, steps):
-    return torch.arange(length) >= length - steps
-
-
-def draws(count, like, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(count, *like.shape, dtype=like.dtype, generator=generator).unbind())
 
 
 # --- the iteration --------------------------------------------------------------------------------
