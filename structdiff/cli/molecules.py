@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from structdiff.cli.console import messages, noting_interrupts, print_json, print_table
+from structdiff.cli.numbers import check_positive
 from structdiff.cli.tables import (
     MoleculeWriter,
     check_destination,
@@ -68,7 +69,7 @@ def sample(
     json: Json = False,
 ) -> None:
     """Draw new molecules and write them as they come; Ctrl-C keeps what is finished."""
-    _check_positive(num=num, steps=steps, batch_size=batch_size)
+    check_positive(num=num, steps=steps, batch_size=batch_size)
     _check_picture(grid, ".png")
     check_destination(out)
     generator = load_model(model)
@@ -128,7 +129,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seeds weights, noise and data order.")] = 0,
 ) -> None:
     """Train on your own SMILES; rows that cannot be used are counted and reported."""
-    _check_positive(
+    check_positive(
         max_steps=max_steps,
         batch_size=batch_size,
         devices=devices,
@@ -312,13 +313,6 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except StructDiffError as error:
         raise StructDiffError(f"{place}: {error}") from error
-
-
-def _check_positive(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
 
 
 def _prudent_batch(num: int, own: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from structdiff.cli.console import Interrupts, messages, noting_interrupts, print_json, print_table
+from structdiff.cli.numbers import check_positive
 from structdiff.errors import StructDiffError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def compare(
     """
     budgets = _budgets(nfe)
     names = None if samplers is None else [name.strip() for name in samplers.split(",")]
-    _check_positive(num=num, batch_size=batch_size)
+    check_positive(num=num, batch_size=batch_size)
     _check_picture(plot)
 
     from structdiff.cli.heads import load_comparable
@@ -323,13 +324,6 @@ def _budgets(words: str) -> list[int]:
             )
         budgets.append(int(word))
     return sorted(set(budgets))
-
-
-def _check_positive(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
 
 
 def _check_picture(path: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,22 +108,6 @@ def sampling_settings(
         "random_state": seed,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def check_positive(**counts: int | None) -> None:
-    """Counts are at least 1."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise StructDiffError(f"--{option} {value}: should be a whole number of at least 1")
-
-
-def check_rates(**rates: float | None) -> None:
-    """Minutes and rates are positive and finite."""
-    for name, value in rates.items():
-        if value is not None and not 0 < value < math.inf:
-            option = name.replace("_", "-")
-            raise StructDiffError(f"--{option} {value}: should be a positive number")
 
 
 def refuse_training(options: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from structdiff.cli.console import report, say
+from structdiff.cli.numbers import check_positive, check_rates
 from structdiff.cli.series_options import (
     Context,
     Data,
@@ -69,14 +70,14 @@ def fit(
     from structdiff.cli import series_models as models
     from structdiff.cli.series_files import read_series
 
-    models.check_positive(
+    check_positive(
         horizon=horizon,
         context=context,
         max_steps=max_steps,
         batch_size=batch_size,
         hidden=hidden,
     )
-    models.check_rates(max_minutes=max_minutes, learning_rate=learning_rate)
+    check_rates(max_minutes=max_minutes, learning_rate=learning_rate)
     _check_folder(out)
     series = read_series(data, id_col, time_col, target_col)
     settings = {
@@ -138,10 +139,10 @@ def forecast(
     from structdiff.cli import series_models as models
     from structdiff.timeseries.forecasting import check_levels, check_quantiles
 
-    models.check_positive(
+    check_positive(
         horizon=horizon, n_samples=n_samples, steps=steps, context=context, max_steps=max_steps
     )
-    models.check_rates(max_minutes=max_minutes)
+    check_rates(max_minutes=max_minutes)
     check_levels(level), check_quantiles(quantile)
     files.check_table(out)
     files.check_picture(plot)
@@ -227,9 +228,7 @@ def evaluate(
     from structdiff.timeseries import evaluation
     from structdiff.timeseries.season import seasonality_of
 
-    models.check_positive(
-        windows=windows, step=step, horizon=horizon, n_samples=n_samples, steps=steps
-    )
+    check_positive(windows=windows, step=step, horizon=horizon, n_samples=n_samples, steps=steps)
     check_table(out)
     sampling = models.sampling_settings(n_samples, sampler, steps, guidance, guidance_scale, seed)
     fitted = models.load_model(model, sampling)
@@ -280,7 +279,7 @@ def impute(
     from structdiff.cli.series_files import check_table, naming, write_frame
     from structdiff.timeseries.forecasting import check_levels
 
-    models.check_positive(n_samples=n_samples, steps=steps)
+    check_positive(n_samples=n_samples, steps=steps)
     check_levels(level)
     check_table(out)
     sampling = models.sampling_settings(n_samples, sampler, steps, guidance, guidance_scale, seed)
@@ -323,7 +322,7 @@ def synthesize(
     from structdiff.cli import series_models as models
     from structdiff.cli.series_files import check_table, write_frame
 
-    models.check_positive(num=num, steps=steps)
+    check_positive(num=num, steps=steps)
     check_table(out)
     fitted = models.load_model(
         model, models.sampling_settings(None, sampler, steps, None, None, seed)

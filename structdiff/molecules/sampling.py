@@ -7,7 +7,6 @@ so a sample does not depend on batch size, on batch mates, or on how many others
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from structdiff.arguments import whole, whole_seed
 from structdiff.denoisers import Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.molecules.correction import BuiltMolecule, build_molecules
@@ -114,11 +114,8 @@ def sample_built(
     StructDiffError
         If n or batch_size is below 1, the seed is negative, or the law of sizes is empty.
     """
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise StructDiffError(f"{name} must be an integer of at least 1, got {value!r}")
-    if seed is not None and (not isinstance(seed, Integral) or seed < 0):
-        raise StructDiffError(f"random_state must be None or an integer from 0, got {seed!r}")
+    n, batch_size = whole("n", n), whole("batch_size", batch_size)
+    seed = whole_seed("random_state", seed)
     sizes, seeds = _plan(n, node_counts, seed)
     return _chunks(denoiser, sampler, sizes, seeds, vocabulary, rule, batch_size, progress)
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from structdiff.arguments import whole
 from structdiff.denoisers import BaseDenoiser, Pair
-from structdiff.errors import StructDiffError
 from structdiff.noise import Interval, NoiseSource, as_source
 from structdiff.processes.gaussian import GaussianProcess
 from structdiff.processes.system import System, Time
@@ -210,9 +210,7 @@ class Sampler(ABC):
         denoise: bool = True,
         progress: bool = False,
     ) -> None:
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise StructDiffError(f"steps must be an integer of at least 1, got {steps!r}")
-        self.steps = int(steps)
+        self.steps = whole("steps", steps)
         self.grid = self.default_grid if grid is None else as_grid(grid)
         self.denoise = denoise
         self.progress = progress

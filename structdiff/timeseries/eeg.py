@@ -21,6 +21,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from structdiff.arguments import whole
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
 from structdiff.samplers import get_sampler
@@ -201,8 +202,7 @@ class EEGDiffusion(SavedEEGModel, BaseEstimator):
         """
         sampler, seed = self._sampling(random_state)
         spec = self.spec_
-        if isinstance(n, bool) or int(n) != n or n < 1:
-            raise StructDiffError(f"n must be an integer of at least 1, got {n!r}")
+        n = whole("n", n)
         if event is not None and event not in spec.events:
             raise StructDiffError(
                 f"unknown event {event!r}: the model was fitted on {list(spec.events) or 'none'}"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from structdiff.arguments import whole_seed
 from structdiff.denoisers import Denoiser
-from structdiff.errors import StructDiffError
 from structdiff.guidance import gaussian_start, posterior_start
 from structdiff.noise import Interval, PerObjectNoise
 from structdiff.samplers import Sampler
@@ -57,11 +57,10 @@ def object_seeds(seed: int | None, count: int, stream: int) -> Tensor:
     Raises
     ------
     StructDiffError
-        If the seed is negative.
+        If the seed is none.
     """
-    if seed is not None and seed < 0:
-        raise StructDiffError(f"random_state must be None or an integer from 0, got {seed!r}")
-    generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(stream + 1)[stream])
+    root = np.random.SeedSequence(whole_seed("random_state", seed))
+    generator = np.random.default_rng(root.spawn(stream + 1)[stream])
     return torch.from_numpy(generator.integers(2**63 - 1, size=count))
 
 

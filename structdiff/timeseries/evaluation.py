@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 
+from structdiff.arguments import whole
 from structdiff.errors import StructDiffError
 from structdiff.timeseries._arrays import Array
 from structdiff.timeseries._scored import SCORE, Entries, Rows
@@ -27,7 +28,6 @@ from structdiff.timeseries.missing import SCENARIOS, Scenario, hide
 from structdiff.timeseries.refining import Refinement, base_forecasts
 from structdiff.timeseries.sampling import series_seeds
 from structdiff.timeseries.season import seasonality_of
-from structdiff.timeseries.settings import whole
 from structdiff.timeseries.synthetic import linear_predictive_score, real_windows
 
 if TYPE_CHECKING:

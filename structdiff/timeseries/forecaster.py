@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from structdiff.arguments import whole, whole_seed
 from structdiff.denoisers import Denoiser
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
@@ -23,7 +24,6 @@ from structdiff.timeseries.forecasting import (
 from structdiff.timeseries.frames import Panel, read_panel
 from structdiff.timeseries.models import ModelSpec
 from structdiff.timeseries.sampling import WindowSampler, choose_sampler, series_seeds
-from structdiff.timeseries.settings import check_seed, whole
 
 Array = npt.NDArray[np.float64]
 
@@ -183,10 +183,10 @@ class Forecaster:
     def sampling_seed(self, seed: int | None = None) -> int:
         """The seed of a call: its own, else ``random_state``, else a fresh one."""
         chosen = self.random_state if seed is None else seed
-        if chosen is None:
+        known = whole_seed("random_state" if seed is None else "seed", chosen)
+        if known is None:
             return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
-        check_seed("random_state" if seed is None else "seed", chosen)
-        return int(chosen)
+        return known
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "denoiser_"):

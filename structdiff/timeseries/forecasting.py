@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from structdiff.arguments import whole
 from structdiff.errors import StructDiffError
 from structdiff.timeseries.calibration import central_interval
 from structdiff.timeseries.frames import Panel
@@ -117,8 +118,7 @@ def cutoffs(panel: Panel, h: int, n_windows: int, step_size: int | None) -> Iter
     """
     step = h if step_size is None else step_size
     for name, value in (("n_windows", n_windows), ("step_size", step), ("h", h)):
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise StructDiffError(f"{name} must be a whole number of at least 1, got {value!r}")
+        whole(name, value)
     first = h + (n_windows - 1) * step
     for i, values in enumerate(panel.values):
         if len(values) <= first:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from structdiff.arguments import whole
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.timeseries.frames import Panel
 from structdiff.timeseries.gluonts_entries import panel_of_dataset, period_frequency, quietly
 from structdiff.timeseries.scores import mean_weighted_quantile_loss
-from structdiff.timeseries.settings import whole
 from structdiff.timeseries.tsdiff import TSDiff
 
 try:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
+from structdiff.arguments import whole
 from structdiff.denoisers import Denoiser
 from structdiff.errors import CheckpointError, StructDiffError
 from structdiff.guidance import GaussianCovariance
@@ -20,7 +21,6 @@ from structdiff.processes import EDM, DiscreteVP, System
 from structdiff.processes.serial import process_from_dict, process_to_dict
 from structdiff.timeseries.networks import TSDiffNetwork
 from structdiff.timeseries.prior import GaussianSkip
-from structdiff.timeseries.settings import whole
 from structdiff.timeseries.windows import Scaling, default_lags
 
 Guidance: TypeAlias = Literal["covariance", "quantile", "squared"]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from structdiff.arguments import whole
 from structdiff.denoisers import BaseDenoiser, Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.guidance import (
@@ -89,9 +90,7 @@ def choose_sampler(spec: ModelSpec, denoiser: Denoiser, sampler: Any, steps: int
             raise StructDiffError("steps is part of the sampler object: leave one of them out")
         return sampler
     name = spec.sampler["name"] if sampler is None else sampler
-    count = spec.sampler["steps"] if steps is None else steps
-    if isinstance(count, bool) or int(count) != count or count < 1:
-        raise StructDiffError(f"steps must be a whole number of at least 1, got {count!r}")
+    count = whole("steps", spec.sampler["steps"] if steps is None else steps)
     info = SAMPLERS.get(name)
     options: dict[str, Any] = {}
     if info is not None and name not in ("ode", "sde", "dlg"):
@@ -99,10 +98,10 @@ def choose_sampler(spec: ModelSpec, denoiser: Denoiser, sampler: Any, steps: int
         if not isinstance(process, DiscreteVP):
             options["grid"] = Karras()
         elif info.nfe_per_step == 1 and count <= process.links:
-            options["grid"] = process.trailing(int(count))
+            options["grid"] = process.trailing(count)
     if info is not None and "progress" in inspect.signature(info.factory).parameters:
         options["progress"] = False
-    return get_sampler(name, int(count), **options)
+    return get_sampler(name, count, **options)
 
 
 @dataclass

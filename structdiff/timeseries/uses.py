@@ -12,6 +12,7 @@ import torch
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from structdiff.arguments import whole
 from structdiff.errors import StructDiffError
 from structdiff.timeseries.forecaster import Forecaster
 from structdiff.timeseries.forecasting import (
@@ -30,7 +31,6 @@ from structdiff.timeseries.metrics import evaluate_forecasts
 from structdiff.timeseries.refining import Refinement, base_forecasts
 from structdiff.timeseries.sampling import ROWS, series_seeds
 from structdiff.timeseries.season import seasonality_of
-from structdiff.timeseries.settings import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -271,7 +271,7 @@ def test_sizes_follow_the_training_law(generator: MoleculeGenerator) -> None:
 
 @pytest.mark.parametrize("n", [0, -3, True, 2.5, "4", None, float("nan")])
 def test_impossible_numbers_are_refused(generator: MoleculeGenerator, n: object) -> None:
-    with pytest.raises(StructDiffError, match="n must be an integer of at least 1, got"):
+    with pytest.raises(StructDiffError, match="n must be a whole number of at least 1, got"):
         generator.sample(n)
 
 
@@ -280,7 +280,7 @@ def test_numpy_integers_are_numbers(generator: MoleculeGenerator) -> None:
 
 
 def test_negative_seed_is_refused(generator: MoleculeGenerator) -> None:
-    with pytest.raises(StructDiffError, match="random_state must be None or an integer from 0"):
+    with pytest.raises(StructDiffError, match="random_state must be None or a whole number from 0"):
         generator.sample(1, random_state=-1)
 
 
