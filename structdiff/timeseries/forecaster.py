@@ -158,7 +158,9 @@ class Forecaster:
     def _check_frequency(self, df: Any) -> None:
         """Raise StructDiffError if a frame clearly has another frequency than the model."""
         try:
-            found = self._read(df, None).freq
+            found = read_panel(
+                df, None, self.id_col, self.time_col, self.target_col, fill_gaps=True
+            ).freq
         except StructDiffError:  # a frame with other faults, of which it is told elsewhere
             return
         # Integers under dates have their own advice.
