@@ -14,7 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
-EXTRAS := molecules,timeseries,sktime,eeg,parquet,train,cli,ot,plots,test
+EXTRAS := molecules,timeseries,sktime,eeg,parquet,pose,train,cli,ot,plots,test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
