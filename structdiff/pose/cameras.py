@@ -98,22 +98,36 @@ def _distort(plane: Tensor, intrinsics: Tensor, distortion: Distortion) -> Tenso
     return plane * gain + q * squared
 
 
-def _newton_step(plane: Tensor, missed: Tensor, intrinsics: Tensor, form: Distortion) -> Tensor:
-    """Inverse Jacobian of the lens times what it missed, (..., 2)."""
-    (k1, k2, k3), q, a = intrinsics[4:7], *_lens(intrinsics, form)[1:]
+def _jacobian(plane: Tensor, intrinsics: Tensor, distortion: Distortion) -> Tensor:
+    """Of :func:`_distort` for one lens, (..., 2, 2)."""
+    (k1, k2, k3), q, a = _lens(intrinsics, distortion)
     squared = plane.square().sum(-1)
     gain = 1 + squared * (k1 + squared * (k2 + squared * k3)) + a * plane @ q
     slope = 2 * (k1 + squared * (2 * k2 + squared * 3 * k3))
     grown = slope[..., None] * plane + a * q
-    jacobian = (
+    return (
         gain[..., None, None] * torch.eye(2, dtype=plane.dtype)
         + plane[..., :, None] * grown[..., None, :]
         + 2 * q[:, None] * plane[..., None, :]
     )
-    (xx, xy), (yx, yy) = jacobian.movedim((-2, -1), (0, 1))
-    x, y = missed.unbind(-1)
-    step = torch.stack((yy * x - xy * y, xx * y - yx * x), -1)
-    return step / (xx * yy - xy * yx)[..., None]
+
+
+def _undistort(seen: Tensor, intrinsics: Tensor, distortion: Distortion) -> tuple[Tensor, Tensor]:
+    """Rays that the lens sends to ``seen`` (..., 2), by Newton's method, and where it failed."""
+    rays = seen.clone()
+    for _ in range(_ITERATIONS):
+        missed = _distort(rays, intrinsics, distortion) - seen
+        (xx, xy), (yx, yy) = _jacobian(rays, intrinsics, distortion).movedim((-2, -1), (0, 1))
+        determinant = xx * yy - xy * yx
+        if not (missed.abs() > _TOLERANCE).any():
+            break
+        x, y = missed.unbind(-1)
+        step = torch.stack((yy * x - xy * y, xx * y - yx * x), -1)
+        rays = rays - step / determinant[..., None]
+    # Where a strong lens folds the picture over, the equation has further roots that are no rays.
+    found = (missed.abs() <= _TOLERANCE).all(-1)
+    unfolded = (determinant > 0) & ((rays * seen).sum(-1) >= 0)
+    return rays, ~(found & unfolded | seen.isnan().any(-1))
 
 
 def normalise(keypoints: _Values, image_size: tuple[int, int]) -> _Values:
@@ -321,7 +335,7 @@ class Camera:
         Parameters
         ----------
         keypoints
-            Pixels (..., 2); NaN stays NaN.
+            Pixels (..., 2); missing (NaN) ones have no ray (NaN).
 
         Returns
         -------
@@ -335,14 +349,9 @@ class Camera:
         """
         keypoints = np.asarray(keypoints, dtype=np.float64)
         seen = torch.as_tensor((keypoints - np.asarray(self.centre)) / np.asarray(self.focal))
-        lens = torch.as_tensor(self.intrinsics)
-        at = seen.clone()
-        for _ in range(_ITERATIONS):
-            missed = _distort(at, lens, self.distortion) - seen
-            if not (missed.abs() > _TOLERANCE).any():
-                return at.numpy()
-            at = at - _newton_step(at, missed, lens, self.distortion)
-        lost = (missed.abs() > _TOLERANCE).any(-1)
+        rays, lost = _undistort(seen, torch.as_tensor(self.intrinsics), self.distortion)
+        if not lost.any():
+            return rays.numpy()
         raise StructDiffError(
             f"{int(lost.sum())} keypoints lie where this lens sends no ray, the first at "
             f"{keypoints[lost.numpy()][0].tolist()} px: check the distortion coefficients, their "
