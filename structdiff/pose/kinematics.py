@@ -138,6 +138,8 @@ def constant_bones(pose: Tensor, skeleton: Skeleton, weights: Tensor | None = No
         fixed = length.median(dim=-3, keepdim=True).values
     else:
         share = weights[..., None].to(length.dtype)
+        # A joint that never counts has no better length than its mean.
+        share = torch.where(share.sum(-3, keepdim=True) > 0, share, 1.0)
         fixed = (length * share).sum(-3, keepdim=True) / share.sum(-3, keepdim=True)
     root = pose[..., skeleton.root : skeleton.root + 1, :]
     return root + compose(bones.replace(length=fixed.expand_as(length)), skeleton)

@@ -319,7 +319,7 @@ def convert(values: Array, source: str | Skeleton, target: str | Skeleton) -> Ar
     Parameters
     ----------
     values
-        2D or 3D joints, (..., J, D).
+        2D or 3D joints, (..., J, D); what is made of a missing (NaN) joint is missing.
     source, target
         Skeletons or their names.
 
@@ -329,14 +329,21 @@ def convert(values: Array, source: str | Skeleton, target: str | Skeleton) -> Ar
         If the array has another number of joints than the source, or a joint cannot be had.
     """
     source, target = get_skeleton(source), get_skeleton(target)
-    values = np.asarray(values)
+    values = _floating(values)
     if values.ndim < 2 or values.shape[-2] != len(source):
         raise StructDiffError(
             f"expected (..., {len(source)}, D) joints of {source.name}, got {values.shape}"
         )
     matrix = conversion_matrix(source, target).astype(values.dtype)
-    converted: Array = matrix @ values
-    return converted
+    missing = np.isnan(values)  # spoils what is made of it, and nothing else
+    lost = (matrix != 0).astype(values.dtype) @ missing.astype(values.dtype) > 0
+    return np.where(lost, np.nan, matrix @ np.where(missing, 0, values)).astype(values.dtype)
+
+
+def _floating(values: npt.ArrayLike) -> Array:
+    """Whole numbers as floats: joints are averaged."""
+    array = np.asarray(values)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 def convert_confidence(values: Array, source: str | Skeleton, target: str | Skeleton) -> Array:
@@ -362,7 +369,7 @@ def mirror(values: Array, skeleton: str | Skeleton, *, centre: float = 0.0) -> A
         Where x stays: 0 for normalised coordinates, (w - 1) / 2 or w / 2 for pixels.
     """
     order = list(get_skeleton(skeleton).mirrored)
-    flipped = np.array(np.asarray(values)[..., order, :])
+    flipped = np.array(_floating(values)[..., order, :])
     flipped[..., 0] = 2 * centre - flipped[..., 0]
     return flipped
 
