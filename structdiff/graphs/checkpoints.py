@@ -2,7 +2,7 @@ r"""Published GDSS checkpoints as networks of ours.
 
 A checkpoint holds both score networks, the configuration they were trained with and, for the
 generic graph sets, the exponential moving averages of their weights. Two forms are read: the
-original ``.pth`` (through :mod:`structdiff.graphs.torch_archive`, which executes nothing) and a
+original ``.pth`` (through :mod:`structdiff.torch_archive`, which executes nothing) and a
 converted ``.safetensors`` with a ``.json`` of the same name beside it. Whatever comes in is checked
 against the networks its own settings describe: names, shapes, finite values.
 """
@@ -30,7 +30,7 @@ from structdiff.graphs.networks import (
     ScoreNetworkX,
     ScoreNetworkXGMH,
 )
-from structdiff.graphs.torch_archive import MAX_BYTES, read_torch_archive
+from structdiff.torch_archive import MAX_BYTES, read_torch_archive
 
 _NETWORKS: dict[str, Callable[..., ScoreNetwork]] = {
     "ScoreNetworkX": ScoreNetworkX,

@@ -3,7 +3,8 @@ r"""Read the tensors of a ``torch.save`` archive without executing it.
 A ``.pth`` file is a zip archive: ``data.pkl``, a pickle, describes containers and tensors, and
 ``data/<key>`` holds the raw numbers. A pickle is a program; this reader runs it with nothing to
 call but dictionaries and a tensor builder of its own. It refuses every other global, every opcode
-that such a file does not need, compressed records, and sizes that do not fit.
+that such a file does not need, compressed records, and sizes that do not fit. Where only some
+entries are asked for, NumPy's random state may lie among the others; nothing is made of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -43,6 +44,13 @@ _STORAGES = {
     "IntStorage": torch.int32,
     "BoolStorage": torch.bool,
 }
+# What a pickled random state calls; training scripts keep theirs beside the weights.
+_RANDOM_STATE = {
+    *(("numpy.random._pickle", f"__{kind}_ctor") for kind in ("randomstate", "bit_generator")),
+    *(("numpy.random", "__RandomState_ctor"), ("numpy.random._mt19937", "MT19937")),
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *(("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")),
+}
 
 
 class _Settings(dict):
@@ -72,6 +80,18 @@ class _Stored(_Frozen):
         self.tensor = tensor
 
 
+class _Nothing:
+    """Stands for what is not read: takes any call and any state, and keeps none."""
+
+    __slots__ = ()
+
+    def __call__(self, *unused: object) -> _Nothing:
+        return self
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore ``state``."""
+
+
 class _RebuildTensor(_Frozen):
     """Stands for ``torch._utils._rebuild_tensor_v2``."""
 
@@ -95,10 +115,13 @@ class _RebuildTensor(_Frozen):
 class _Reader(pickle.Unpickler):
     """An unpickler that knows dictionaries and tensors."""
 
-    def __init__(self, program: bytes, archive: zipfile.ZipFile, folder: str) -> None:
+    def __init__(
+        self, program: bytes, archive: zipfile.ZipFile, folder: str, *, partial: bool
+    ) -> None:
         super().__init__(BytesIO(program))
         self._archive = archive
         self._folder = folder
+        self._ignored = _RANDOM_STATE if partial else set()
         self._storages: dict[str, _Stored] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -108,6 +131,8 @@ class _Reader(pickle.Unpickler):
             return _RebuildTensor()
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
+        if (module, name) in self._ignored:
+            return _Nothing()
         raise pickle.UnpicklingError(f"it asks for the forbidden global {module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Stored:
@@ -129,13 +154,16 @@ class _Reader(pickle.Unpickler):
         return self._storages[key]
 
 
-def read_torch_archive(path: str | Path) -> dict[str, Any]:
+def read_torch_archive(path: str | Path, entries: Collection[str] | None = None) -> dict[str, Any]:
     """The contents of a ``torch.save`` file: dictionaries, lists, numbers, strings and CPU tensors.
 
     Parameters
     ----------
     path
         A ``.pth`` file in the zip format (torch >= 1.6). Device tags are ignored.
+    entries
+        Which entries of the outermost dictionary to return, where they are there; the others may
+        then also hold a random state of NumPy and keys that are no text, as a training state does.
 
     Returns
     -------
@@ -150,7 +178,7 @@ def read_torch_archive(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return _read(path)
+        return _read(path, entries)
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, EOFError) as error:
@@ -166,7 +194,7 @@ def read_torch_archive(path: str | Path) -> dict[str, Any]:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, names: Collection[str] | None) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > MAX_BYTES:
@@ -184,9 +212,11 @@ def _read(path: Path) -> dict[str, Any]:
             raise pickle.UnpicklingError("its numbers are not little-endian")
         program = archive.read(programs[0])
         _check_opcodes(program)
-        contents = _Reader(program, archive, folder).load()
+        contents = _Reader(program, archive, folder, partial=names is not None).load()
     if not isinstance(contents, dict):
         raise pickle.UnpicklingError("it holds no dictionary")
+    if names is not None:
+        contents = {name: contents[name] for name in names if name in contents}
     return _plain(contents, [MAX_ENTRIES])
 
 
@@ -196,7 +226,7 @@ def _check_opcodes(program: bytes) -> None:
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"it uses the forbidden pickle opcode {opcode.name}")
         # The memo is an array: a large index alone would allocate gigabytes.
-        if opcode.name == "LONG_BINPUT" and argument > len(program):
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > len(program):
             raise pickle.UnpicklingError("its pickle numbers more objects than it has")
 
 

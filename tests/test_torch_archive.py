@@ -9,12 +9,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from structdiff.errors import CheckpointError
 from structdiff.graphs.checkpoints import read_gdss
-from structdiff.graphs.torch_archive import read_torch_archive
+from structdiff.torch_archive import read_torch_archive
 
 
 def archive_of(program: bytes, path: Path) -> Path:
@@ -70,7 +71,7 @@ STORAGE = (
     ("program", "reason"),
     [
         (b"\x80\x02ctorch._utils\n_rebuild_tensor\n.", "forbidden global"),
-        (b"\x80\x02cstructdiff.graphs.torch_archive\n_read\n.", "forbidden global"),
+        (b"\x80\x02cstructdiff.torch_archive\n_read\n.", "forbidden global"),
         (b"\x80\x02(ios\nsystem\n.", "opcode INST"),
         (b"\x80\x02\x82\x01.", "opcode EXT1"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", "more objects than it has"),
@@ -106,6 +107,36 @@ def test_attributes_that_the_pickle_wants_to_set_are_ignored(tmp_path):
     assert read_torch_archive(archive_of(program, tmp_path / "file.pth")) == {"a": 7}
 
 
+TRAINING_STATE = {
+    "model": {"weight": 1.5},
+    "random_state": np.random.RandomState(1),
+    "optimizer": {"state": {0: {"step": 3}}},
+}
+
+
+def test_a_random_state_beside_the_entry_asked_for_is_passed_over(tmp_path):
+    path = archive_of(pickle.dumps(TRAINING_STATE, 2), tmp_path / "training.pth")
+    assert read_torch_archive(path, ["model", "absent"]) == {"model": {"weight": 1.5}}
+
+
+def test_a_random_state_is_refused_where_everything_is_asked_for(tmp_path):
+    path = archive_of(pickle.dumps(TRAINING_STATE, 2), tmp_path / "training.pth")
+    with pytest.raises(CheckpointError, match="forbidden global numpy"):
+        read_torch_archive(path)
+
+
+def test_nothing_is_made_of_a_random_state_that_is_asked_for(tmp_path):
+    path = archive_of(pickle.dumps(TRAINING_STATE, 2), tmp_path / "training.pth")
+    with pytest.raises(CheckpointError, match="object of type _Nothing"):
+        read_torch_archive(path, ["random_state"])
+
+
+def test_a_call_beside_the_entry_asked_for_is_refused(tmp_path):
+    program = pickle.dumps({"model": 1, "other": Call(os.system, "true")}, 2)
+    with pytest.raises(CheckpointError, match="forbidden global"):
+        read_torch_archive(archive_of(program, tmp_path / "hostile.pth"), ["model"])
+
+
 def test_references_that_unfold_without_end_are_refused(tmp_path):
     """A few hundred bytes that would unfold to 10^40 entries."""
     nested: list = []
@@ -124,6 +155,6 @@ def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
 
 
 def test_an_archive_that_promises_gigabytes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("structdiff.graphs.torch_archive.MAX_BYTES", 16)
+    monkeypatch.setattr("structdiff.torch_archive.MAX_BYTES", 16)
     with pytest.raises(CheckpointError, match="unpacks to more than"):
         read_torch_archive(archive_of(pickle.dumps({}, 2), tmp_path / "large.pth"))
