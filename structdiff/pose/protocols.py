@@ -30,13 +30,15 @@ class Protocol:
     name
         Of the protocol.
     skeleton
-        Its poses are on; None leaves it to the data.
+        Poses are on unless they say otherwise; None leaves it to the data.
     rows
         What a row of the table is: the clips of an action, or one clip (a sequence).
     metrics
         Names of the scores it asks for, of :data:`structdiff.pose.evaluation.METRICS`.
     counted
-        Names of the joints that PCK and AUC count; None is all.
+        Names of the joints that PCK and AUC count; None is those of the distances.
+    mean_of_rows
+        Whether the plain mean over the rows is a result of its own.
     """
 
     name: str
@@ -44,9 +46,10 @@ class Protocol:
     rows: Literal["action", "clip"]
     metrics: tuple[str, ...]
     counted: tuple[str, ...] | None = None
+    mean_of_rows: bool = True
 
-    def joints(self, skeleton: Skeleton) -> tuple[int, ...]:
-        """The joints of a skeleton that PCK and AUC count.
+    def joints(self, skeleton: Skeleton) -> tuple[int, ...] | None:
+        """The joints of a skeleton that PCK and AUC count, None for those of the distances.
 
         Raises
         ------
@@ -54,7 +57,14 @@ class Protocol:
             If it lacks one of them.
         """
         if self.counted is None:
-            return tuple(range(len(skeleton)))
+            return None
+        lacking = [joint for joint in self.counted if joint not in skeleton.joints]
+        if lacking:
+            raise StructDiffError(
+                f"protocol {self.name!r} counts joints that skeleton {skeleton.name!r} has not: "
+                f"{', '.join(lacking)}; turn poses into {self.skeleton and self.skeleton.name} "
+                "with structdiff.pose.skeletons.convert"
+            )
         return tuple(skeleton.index(joint) for joint in self.counted)
 
 
@@ -78,6 +88,7 @@ POOLED = Protocol(
         *("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "acceleration error", "PCK", "AUC"),
         *("bone length deviation", "symmetry gap"),
     ),
+    mean_of_rows=False,
 )
 """No set's own: every metric, over all clips."""
 
