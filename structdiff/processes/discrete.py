@@ -34,6 +34,7 @@ indices it knows; on any other grid leave ``round()`` out where it accepts real 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +46,10 @@ from torch import Tensor
 from structdiff.errors import StructDiffError
 from structdiff.processes.gaussian import GaussianProcess
 
-Betas = Literal["linear", "scaled-linear"]
+Betas = Literal["linear", "scaled-linear", "cosine"]
+_LARGEST_BETA = 0.999
+"""Where the cosine schedule is cut, as published; only the last link reaches it."""
+_COSINE_OFFSET = 0.008
 _EDGE = 1e-9
 """Of a link: how far rounding may move a time off its node."""
 
@@ -59,10 +63,11 @@ class DiscreteVP(GaussianProcess):
     links
         N, the number of links; 1000 almost everywhere.
     beta_start, beta_end
-        First and last :math:`\beta`.
+        First and last :math:`\beta`; "cosine" has its own.
     schedule
-        How :math:`\beta` runs between them: "linear" (Ho et al. 2020) or "scaled-linear", linear in
-        :math:`\sqrt\beta` (latent diffusion).
+        How :math:`\beta` runs between them: "linear" (Ho et al. 2020), "scaled-linear", linear in
+        :math:`\sqrt\beta` (latent diffusion), or "cosine" (Nichol and Dhariwal 2021, eq. 17),
+        whose :math:`\alpha` is a cosine of time.
     betas
         All of them, (N,), instead of the parameters above.
     prior_scale
@@ -84,7 +89,7 @@ class DiscreteVP(GaussianProcess):
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Betas):
             raise StructDiffError(
-                f"the schedule of a DDPM chain must be 'linear' or 'scaled-linear', got "
+                f"the schedule of a DDPM chain must be one of {', '.join(get_args(Betas))}, got "
                 f"{self.schedule!r}: give the betas of any other"
             )
         if self.betas is not None:
@@ -100,6 +105,11 @@ class DiscreteVP(GaussianProcess):
     def _betas(self) -> Tensor:
         if self.betas is not None:
             return torch.tensor(self.betas, dtype=torch.float64)
+        if self.schedule == "cosine":
+            share = torch.linspace(0, 1, self.links + 1, dtype=torch.float64)
+            angle = (share + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * (math.pi / 2)
+            kept = torch.cos(angle) ** 2
+            return (1 - kept[1:] / kept[:-1]).clamp(max=_LARGEST_BETA)
         power = 1 if self.schedule == "linear" else 2
         start, end = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
         return torch.linspace(start, end, self.links, dtype=torch.float64) ** power
