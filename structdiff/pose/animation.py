@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def animate(
     """
     out, skeleton = Path(out), get_skeleton(skeleton)
     every, fps = whole("every", every), _positive("fps", fps)
-    writer = _writer(out, fps / every)
+    writer = _writer(out, fps / every, drawn=video is None)
     clip = stage(poses, hypotheses, std, target, skeleton=skeleton, axes=axes, floor=floor)
     count = len(clip.poses)
     flat, sure = None, None
@@ -178,9 +179,8 @@ class _Film:
         width = 1 / len(titles)
         for n, title in enumerate(titles):
             figure.text((n + 0.5) * width, 0.97, title, ha="center", va="top", fontsize="medium")
-            if title == "input":
+            if title == "input" and keypoints is not None:
                 ax = figure.add_axes((n * width + 0.17 * width, 0.16, 0.78 * width, 0.72))
-                assert keypoints is not None
                 self._furnish_input(ax, skeleton, keypoints, image_size, behind)
                 continue
             ax = figure.add_axes(((n - 0.06) * width, 0.07, width, 0.86), projection="3d")
@@ -253,12 +253,10 @@ def _matplotlib() -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as MatplotlibFigure
-        from mpl_toolkits import mplot3d
     except ImportError as error:
         raise StructDiffError(
             "animations need matplotlib: pip install 'structdiff[plots]'"
         ) from error
-    assert mplot3d.Axes3D.name == "3d"  # importing it makes projection="3d" known
     return MatplotlibFigure, FigureCanvasAgg
 
 
@@ -343,8 +341,12 @@ def _probe(path: Path) -> tuple[int, tuple[int, int]]:
 _Writer = Callable[[Path, Iterator[Picture], int, tuple[int, int], float], None]
 
 
-def _writer(out: Path, rate: float) -> _Writer:
-    """What writes files of this suffix, once all that it needs is there."""
+def _writer(out: Path, rate: float, drawn: bool) -> _Writer:
+    """What writes files of this suffix, once all that it needs is there.
+
+    A film that is all ``drawn`` has the same colours in all frames, so a gif of it does not flicker
+    with one palette; a video needs a palette for each.
+    """
     suffix = out.suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise StructDiffError(f"out must end in .mp4 or .gif, got {out.name!r}")
@@ -358,7 +360,7 @@ def _writer(out: Path, rate: float) -> _Writer:
             f"a gif holds at most 50 frames/s, not {rate:g}: give every= a larger number, or write "
             "an mp4"
         )
-    return _write_gif
+    return partial(_write_gif, shared=drawn)
 
 
 def _write_mp4(
@@ -378,24 +380,31 @@ def _write_mp4(
 
 
 def _write_gif(
-    path: Path, pictures: Iterator[Picture], count: int, size: tuple[int, int], rate: float
+    path: Path,
+    pictures: Iterator[Picture],
+    count: int,
+    size: tuple[int, int],
+    rate: float,
+    shared: bool,
 ) -> None:
     from PIL import Image
 
     # A gif counts hundredths of a second: each frame ends at the one nearest to its true end.
     ends = np.round(np.arange(1, count + 1) * 100 / rate)
     durations = (10 * np.diff(ends, prepend=0)).astype(int).tolist()
-    reduced = (
-        Image.fromarray(picture).quantize(128, dither=Image.Dither.NONE) for picture in pictures
-    )
-    next(reduced).save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=reduced,
-        duration=durations,
-        loop=0,
-    )
+    first = Image.fromarray(next(pictures))
+    palette = first.quantize(256, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[(colours >= 248).all(axis=-1)] = 255  # Pillow looks up by rounded colours: white stays
+    palette.putpalette(colours.ravel().tolist())
+
+    def reduced(picture: Image.Image) -> Image.Image:
+        with_one = palette if shared else None
+        return picture.quantize(256, palette=with_one, dither=Image.Dither.NONE)
+
+    others = (reduced(Image.fromarray(picture)) for picture in pictures)
+    options: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0}
+    reduced(first).save(path, format="GIF", duration=durations, **options)
 
 
 @contextmanager

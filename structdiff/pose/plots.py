@@ -266,6 +266,8 @@ def plot_uncertainty(
     if not 0 < level < 100:
         raise StructDiffError(f"level must be a percentage between 0 and 100, got {level}")
     j, axis = skeleton.index(joint) if isinstance(joint, str) else joint, "xyz".index(coordinate)
+    if not 0 <= j < count:
+        raise StructDiffError(f"there is no joint {j}: {skeleton.name} has 0 to {count - 1}")
     mean = checked("poses", poses, (None, count, 3))
     times = np.arange(len(mean)) / (fps or 1.0)
     tail = (100 - level) / 200
@@ -620,12 +622,14 @@ def _fill_panel(ax: Any, low: Array, high: Array) -> None:
 
     ax.set_box_aspect(high - low)
     panel = ax.get_position(original=True)
-    width, height = ax.get_figure().bbox.size * (panel.width, panel.height)
+    figure = ax.get_figure()
+    space = figure.bbox.size * (panel.width, panel.height)
+    margins = np.array([62.0, 84.0]) * figure.dpi / 72  # of both sides together, in points
     ax.apply_aspect()
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
     x, y, _ = proj_transform(*corners.T, ax.get_proj())
     extent = np.ptp(ax.transData.transform(np.stack([x, y], axis=-1)), axis=0)
-    ax.set_box_aspect(high - low, zoom=min(0.76 * width / extent[0], 0.74 * height / extent[1]))
+    ax.set_box_aspect(high - low, zoom=(np.maximum(space - margins, 0.3 * space) / extent).min())
 
 
 def frame_image(ax: Any, points: Array, image_size: tuple[int, int] | None) -> None:
