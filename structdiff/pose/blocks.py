@@ -17,6 +17,8 @@ they differ in what the skeleton adds to the logits :math:`A = q k^\top / \sqrt 
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,8 +29,8 @@ EPSILON = 1e-6
 """Of the layer norms inside the network (the head's has the usual 1e-5)."""
 
 
-def hierarchy_update(skeleton: Skeleton, *, in_place: bool = False) -> Tensor:
-    """HRST's linear map on logits: (J * J, J * J), float64, applied to row-major logits.
+def hierarchy_update(skeleton: Skeleton, *, in_place: bool = False) -> npt.NDArray[np.float64]:
+    """HRST's linear map on logits: (J * J, J * J), applied to row-major logits.
 
     Parameters
     ----------
@@ -40,8 +42,8 @@ def hierarchy_update(skeleton: Skeleton, *, in_place: bool = False) -> Tensor:
         the body differently. By default every triple counts once and reads the original logits.
     """
     joints = len(skeleton)
-    original = torch.eye(joints * joints, dtype=torch.float64).unflatten(0, (joints, joints))
-    updated = original.clone()
+    original = np.eye(joints * joints).reshape(joints, joints, -1)
+    updated = original.copy()
     source = updated if in_place else original
     triples = [
         triple
@@ -51,15 +53,16 @@ def hierarchy_update(skeleton: Skeleton, *, in_place: bool = False) -> Tensor:
     for g, p, c in triples if in_place else dict.fromkeys(triples):
         updated[p, c] = (source[p, c] + source[g, p]) / 2
         updated[c, p] = (source[c, p] + source[g, p]) / 2
-    return updated.flatten(0, 1)
+    return updated.reshape(joints * joints, -1)
 
 
-def child_mean(skeleton: Skeleton) -> Tensor:
+def child_mean(skeleton: Skeleton) -> npt.NDArray[np.float64]:
     """Weights (J, J) of the mean of every joint and its children; a leaf's is the leaf itself."""
-    weights = torch.eye(len(skeleton))
+    weights = np.eye(len(skeleton))
     for joint, children in enumerate(skeleton.children):
         weights[joint, list(children)] = 1.0
-    return weights / weights.sum(dim=1, keepdim=True)
+    mean: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return mean
 
 
 class HierarchyUpdate(nn.Module):
@@ -72,16 +75,17 @@ class HierarchyUpdate(nn.Module):
     def __init__(self, skeleton: Skeleton, *, in_place: bool = False) -> None:
         super().__init__()
         matrix = hierarchy_update(skeleton, in_place=in_place)
-        moved = (matrix != torch.eye(len(matrix), dtype=matrix.dtype)).any(dim=1)
-        read = (matrix[moved] != 0).any(dim=0)
-        self.register_buffer("targets", moved.nonzero()[:, 0], persistent=False)
-        self.register_buffer("sources", read.nonzero()[:, 0], persistent=False)
-        self.register_buffer("weights", matrix[moved][:, read].float(), persistent=False)
+        targets = np.flatnonzero((matrix != np.eye(len(matrix))).any(axis=1))
+        sources = np.flatnonzero((matrix[targets] != 0).any(axis=0))
+        weights = torch.from_numpy(matrix[np.ix_(targets, sources)]).float()
+        self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        self.register_buffer("sources", torch.from_numpy(sources), persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
         """(..., J, J) -> (..., J, J)."""
         flat = logits.flatten(-2)
-        moved = functional.linear(flat[..., self.sources], self.weights.to(flat.dtype))
+        moved = functional.linear(flat.index_select(-1, self.sources), self.weights.to(flat.dtype))
         return flat.index_copy(-1, self.targets, moved.to(flat.dtype)).view_as(logits)
 
 
@@ -95,9 +99,8 @@ class HopBias(nn.Module):
 
     def __init__(self, skeleton: Skeleton, heads: int) -> None:
         super().__init__()
-        hops = torch.from_numpy(skeleton.hops)
-        one_hot = functional.one_hot(hops.clamp(max=4), 5)[..., 1:]
-        self.register_buffer("buckets", one_hot.float(), persistent=False)
+        buckets = skeleton.hops.clip(max=4)[..., None] == np.arange(1, 5)
+        self.register_buffer("buckets", torch.from_numpy(buckets).float(), persistent=False)
         self.logits = nn.Parameter(torch.zeros(heads, 4))
         self.strength = nn.Parameter(torch.tensor(0.1))
 

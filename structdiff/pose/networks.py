@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -122,17 +123,18 @@ class HSTDenoiser(nn.Module):
         self._check(drop_path)
         self.embedding = nn.Linear(inputs, width)
         self.time = TimeEmbedding(width)
-        depths = torch.tensor(skeleton.depths)
-        self.register_buffer("levels", depths, persistent=False)
+        levels = torch.from_numpy(np.asarray(skeleton.depths))
+        self.register_buffer("levels", levels, persistent=False)
         self.level_embedding = (
-            None if layout == "d3dp" else nn.Parameter(torch.zeros(int(depths.max()) + 1, width))
+            None if layout == "d3dp" else nn.Parameter(torch.zeros(len(skeleton.levels), width))
         )
         self.joint_embedding = nn.Parameter(torch.zeros(len(skeleton), width))
         self.frame_embedding = nn.Parameter(torch.zeros(frames, width))
         self.hop_bias = HopBias(skeleton, heads) if spatial == "hop-bias" else None
-        self.register_buffer("child_mean", child_mean(skeleton), persistent=False)
-        rates = torch.linspace(0, drop_path, depth).tolist()
-        hidden = int(width * mlp_ratio)
+        means = torch.from_numpy(child_mean(skeleton)).float()
+        self.register_buffer("child_mean", means, persistent=False)
+        rates = np.linspace(0, drop_path, depth).tolist()
+        hidden = round(width * mlp_ratio)
         self.spatial = nn.ModuleList(
             Block(self._spatial_attention(i), width, hidden, rates[i]) for i in range(depth)
         )
