@@ -13,6 +13,7 @@ from torch import Tensor
 
 from structdiff.arguments import is_number
 from structdiff.errors import StructDiffError
+from structdiff.pose.checks import check_metres
 from structdiff.pose.data import PoseDataset
 from structdiff.pose.hypotheses import hypothesis_errors
 from structdiff.pose.metrics import root_relative
@@ -21,9 +22,6 @@ from structdiff.pose.skeletons import Skeleton
 Array: TypeAlias = npt.NDArray[np.floating]
 Poses: TypeAlias = "Array | Tensor | Sequence[Array | Tensor] | Mapping[str, Array] | PoseDataset"
 """Of one clip (T, J, 3), or of several as a list, by name, or as a data set."""
-
-_SMALLEST, _LARGEST = 0.05, 3.0
-"""Metres from corner to corner of the box around a person, at most and at least."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +236,7 @@ def _checked(
         )
     for what, poses in (("prediction", hypotheses), ("target", truth[None])):
         _check_finite(what, name, poses, skeleton, mask)
-        _check_metres(what, name, poses[:, mask])
+        check_metres(poses[:, mask], f"the {what} of clip {name!r}")
     return hypotheses
 
 
@@ -252,14 +250,4 @@ def _check_finite(
             f"the {what} of clip {name!r} is not finite in frame {frame} at joint "
             f"{skeleton.joints[joint]!r} ({int(broken.any(axis=1).sum())} such frames): mark them "
             "as not valid, or mend them"
-        )
-
-
-def _check_metres(what: str, name: str, poses: Array) -> None:
-    size = float(np.median(np.linalg.norm(np.ptp(poses, axis=2), axis=-1)))
-    if not _SMALLEST < size < _LARGEST:
-        hint = "divide millimetres by 1000" if size >= _LARGEST else "undo its normalisation"
-        raise StructDiffError(
-            f"the {what} of clip {name!r} is not in metres: a person measures {size:.3g} from "
-            f"corner to corner of the box around it, expected {_SMALLEST} to {_LARGEST}; {hint}"
         )

@@ -91,8 +91,8 @@ def evaluate(
     ----------
     prediction
         Metres: (T, J, 3) of one clip or hypotheses (H, T, J, 3); a list of those; the same by the
-        names of the clips; or a :class:`~structdiff.pose.data.PoseDataset`. All metrics without
-        "hypothesis" in their description are of the mean over hypotheses.
+        names of the clips; or a :class:`~structdiff.pose.data.PoseDataset`. Metrics of one pose
+        (MPJPE, PCK, ...) are then those of the mean over the hypotheses.
     target
         Metres, in the axes of the predictions: (T, J, 3), a list, by name, or a data set, which
         brings actions, rates and valid frames, and whose poses are taken in camera axes.
