@@ -90,6 +90,12 @@ def test_every_third_frame_takes_as_long_as_all(tmp_path: Path) -> None:
     assert (len(frames), durations) == (3, [100, 100, 100])
 
 
+def test_a_fast_clip_fits_into_a_gif_with_fewer_frames(tmp_path: Path) -> None:
+    """60 frames/s are more than the 50 that a gif can hold, every second one is not."""
+    _, durations = unpacked(film(tmp_path / "a.gif", every=2, fps=60))
+    assert durations == [30, 40, 30, 30]
+
+
 def test_odd_sizes_become_even(tmp_path: Path) -> None:
     assert decoded(film(tmp_path / "a.mp4", size=(361, 241))).shape[1:3] == (242, 362)
 
@@ -116,6 +122,23 @@ def test_the_body_moves_and_the_room_does_not(tmp_path: Path) -> None:
     assert tops[0] - tops[-1] > 20
     changed = (frames[0] != frames[-1]).any(axis=-1)[40:]  # below the clock
     assert changed.any() and not changed[:, :160].any() and not changed[220:].any()
+
+
+def test_every_frame_of_a_relative_clip_stands_on_the_floor() -> None:
+    """Who crouches goes down and does not draw the feet up."""
+    crouching = CLIP.copy()
+    crouching[3:, [2, 3, 5, 6], 1] -= 0.3
+    clip = stage(crouching, MANY, None, None, skeleton=H36M_17, axes="camera", floor=None)
+    np.testing.assert_allclose(clip.poses[..., 2].min(axis=1), 0, atol=1e-12)
+    assert clip.poses[0, 0, 2] - clip.poses[3, 0, 2] == pytest.approx(0.3)
+    np.testing.assert_allclose(clip.hypotheses[0, :, 0], clip.poses[:, 0])  # on the same ground
+
+
+def test_an_absolute_clip_has_one_floor_for_all_frames() -> None:
+    """Who jumps leaves it."""
+    jumping = CLIP + (np.arange(FRAMES) == 3)[:, None, None] * np.array([0, -0.4, 0]) + 1.0
+    clip = stage(jumping, None, None, None, skeleton=H36M_17, axes="camera", floor=None)
+    np.testing.assert_allclose(clip.poses[..., 2].min(axis=1), [0, 0, 0, 0.4, 0, 0, 0], atol=1e-12)
 
 
 def test_a_frame_leaves_no_trace_on_the_next(tmp_path: Path) -> None:
