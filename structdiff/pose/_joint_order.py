@@ -11,6 +11,7 @@ of the other known orders.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ One frame in ten thousand of CMU17, seen end on, agrees to 0.3 only.
 """
 _UNSURE, _TANGLED = 0.7, 1.6
 """Correlation and tree length that together mean a wrong order in a long recording."""
+_PAIRS = 21
+"""So many pairs of joints must be seen (7 joints) to tell a body."""
 _UNEQUAL = 1.6
 """Ratio of left to right lengths that no body has."""
 _BACKWARDS = {False: 0.3, True: 0.1}
@@ -55,7 +58,7 @@ def check_joint_order(values: Any, skeleton: str | Skeleton, name: str = "poses"
     Parameters
     ----------
     values
-        2D or 3D joints (..., J, 2 or 3); frames with NaN are passed over.
+        2D or 3D joints (..., J, 2 or 3); NaN marks joints that are missing.
     skeleton
         Whose order they are said to have, or its name.
     name
@@ -79,12 +82,12 @@ def check_joint_order(values: Any, skeleton: str | Skeleton, name: str = "poses"
 
 def _check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
     distances = _distances(frames)
-    if not distances.any():
+    if not np.nan_to_num(distances).any():
         raise StructDiffError(f"all joints of {name} are at one point: these are no poses")
     long = len(frames) >= _LONG
     own = _likeness(distances, claimed)
     tangled = _tree_length(distances, claimed) > _TANGLED
-    if own is None:
+    if own is None:  # joints of other names, or too few of them seen
         if tangled and long and frames.shape[-1] == 3:
             raise _another_order(name, claimed, "", "its bones are longer than the joints' ties")
         return
@@ -129,8 +132,8 @@ def _convertible(source: str, target: Skeleton) -> bool:
 
 
 def _check_sides(frames: Array, skeleton: Skeleton, name: str) -> None:
-    lengths = np.median(
-        np.linalg.norm(frames - frames[:, np.maximum(skeleton.parents, 0)], axis=-1), axis=0
+    lengths = median_seen(
+        np.linalg.norm(frames - frames[:, np.maximum(skeleton.parents, 0)], axis=-1)
     )
     for left, right in skeleton.symmetric_bones:
         short, longer = sorted((lengths[left], lengths[right]))
@@ -162,39 +165,62 @@ def _knee_bend(frames: Array, skeleton: Skeleton) -> float | None:
     thigh, shin = knee - hip, ankle - knee
     turn = (np.cross(thigh, shin) * across).sum(-1)
     size = np.prod([np.linalg.norm(v, axis=-1) for v in (thigh, shin, across + 0 * thigh)], axis=0)
-    return float(turn.sum() / size.sum()) if size.sum() > 0 else None
+    seen = np.isfinite(turn)
+    total = size[seen].sum()
+    return float(turn[seen].sum() / total) if total > 0 else None
 
 
 def _distances(frames: Array) -> Array:
     """Median over frames of the joints' distances, as fractions of the body's size (J, J)."""
     apart = np.linalg.norm(frames[:, :, None] - frames[:, None], axis=-1)
-    size = np.sqrt(np.square(apart).mean((1, 2)))
-    fractions = apart[size > 0] / size[size > 0][:, None, None]
-    median: Array = np.median(fractions, axis=0) if len(fractions) else np.zeros(apart.shape[1:])
+    size = np.sqrt(np.nanmean(np.square(apart), axis=(1, 2)))
+    if not (size > 0).any():
+        return np.zeros(apart.shape[1:])
+    return median_seen(apart[size > 0] / size[size > 0][:, None, None])
+
+
+def median_seen(values: Array) -> Array:
+    """Median over the first axis of what is not NaN; NaN where nothing is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a joint that is never seen
+        median: Array = np.nanmedian(values, axis=0)
     return median
 
 
 def _likeness(distances: Array, skeleton: Skeleton) -> float | None:
-    """Correlation with the distances in a standing body; None where a joint is not known."""
+    """Correlation with the distances in a standing body; None where too little is known or seen."""
     if not set(skeleton.joints) <= set(_STANDING):
         return None
     pairs = np.triu_indices(len(skeleton), 1)
     standing = _distances(np.array([[_STANDING[joint] for joint in skeleton.joints]]))[pairs]
     found = distances[pairs]
-    return float(np.corrcoef(found, standing)[0, 1])
+    seen = np.isfinite(found)
+    if seen.sum() < _PAIRS or found[seen].std() == 0:
+        return None
+    return float(np.corrcoef(found[seen], standing[seen])[0, 1])
 
 
 def _tree_length(distances: Array, skeleton: Skeleton) -> float:
-    """Length of the skeleton's tree over that of the shortest tree over the same joints."""
+    """Length of the skeleton's tree over that of the shortest one; 1 if some joints are unseen."""
     from scipy.sparse.csgraph import minimum_spanning_tree
 
+    if not np.isfinite(distances).all():
+        return 1.0
     shortest = minimum_spanning_tree(distances + 1e-9).sum()  # a 0 would be no tie at all
     bones = list(skeleton.bones)
     return float(distances[bones, [skeleton.parents[b] for b in bones]].sum() / shortest)
 
 
 def finite_frames(values: Any, name: str, dims: tuple[int, ...]) -> Array:
-    """The finite frames (T, J, D) in float64, at most 2000 of them, evenly spread."""
+    """The frames with joints in them (T, J, D) in float64, at most 2000, evenly spread.
+
+    Joints that are not finite are NaN.
+
+    Raises
+    ------
+    StructDiffError
+        If the array has another shape, or there is no such frame.
+    """
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -203,12 +229,14 @@ def finite_frames(values: Any, name: str, dims: tuple[int, ...]) -> Array:
         kinds = " or ".join(str(d) for d in dims)
         raise StructDiffError(f"{name} must have shape (..., J, {kinds}), got {array.shape}")
     frames = array.reshape(-1, *array.shape[-2:])
-    frames = frames[np.isfinite(frames).all((1, 2))]
-    if not len(frames):
+    seen = np.isfinite(frames).all(-1)  # (T, J)
+    usable = np.count_nonzero(seen, axis=-1) >= 2
+    if not usable.any():
         raise StructDiffError(
-            f"no frame of {name} is finite in all joints ({array.shape} holds only NaN or "
-            "infinite frames): fill or drop the missing joints first"
+            f"{name} holds no frame with two joints in it ({array.shape}, all else is NaN or "
+            "infinite): were the joints read?"
         )
+    frames = np.where(seen[..., None], frames, np.nan)[usable]
     return frames[np.linspace(0, len(frames) - 1, min(len(frames), _FRAMES)).astype(int)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structdiff.errors import StructDiffError
-from structdiff.pose._joint_order import check_joint_order, finite_frames
+from structdiff.pose._joint_order import check_joint_order, finite_frames, median_seen
 from structdiff.pose.data import PoseDataset
 from structdiff.pose.skeletons import Skeleton, get_skeleton
 
@@ -56,7 +56,7 @@ def check_metres(poses: Any, name: str = "poses") -> None:
     Parameters
     ----------
     poses
-        (..., J, 3); frames with NaN are passed over.
+        (..., J, 3); NaN marks joints that are missing.
     name
         Of the record, for the message.
 
@@ -67,7 +67,8 @@ def check_metres(poses: Any, name: str = "poses") -> None:
         centimetres, or metres that were divided by 1000.
     """
     frames = finite_frames(poses, name, dims=(3,))
-    extent = float(np.median(np.linalg.norm(frames.max(1) - frames.min(1), axis=-1)))
+    corners = np.nanmax(frames, axis=1) - np.nanmin(frames, axis=1)
+    extent = float(np.median(np.linalg.norm(corners, axis=-1)))
     low, high = _EXTENT
     if low <= extent <= high:
         return
@@ -101,7 +102,7 @@ def check_pixels(
     Parameters
     ----------
     keypoints
-        (..., J, 2); frames with NaN are passed over.
+        (..., J, 2); NaN marks joints that are missing.
     image_size
         Width and height in pixels; None leaves the second check out.
     name
@@ -114,7 +115,7 @@ def check_pixels(
         too many joints are outside the image.
     """
     points = finite_frames(keypoints, name, dims=(2,)).reshape(-1, 2)
-    seen = points[(points != 0).any(-1)]  # detectors put 0, 0 where they see nothing
+    seen = points[(np.nan_to_num(points) != 0).any(-1)]  # detectors put 0, 0 where they see nothing
     if not len(seen):
         raise StructDiffError(f"all joints of {name} are at 0, 0: nobody was detected")
     if (np.abs(seen) <= _NORMALISED).all(-1).mean() > 0.95:
@@ -182,7 +183,7 @@ def check_up_axis(
     Parameters
     ----------
     poses
-        (..., J, 3), or (..., J, 2) for the image; frames with NaN are passed over.
+        (..., J, 3), or (..., J, 2) for the image; NaN marks missing joints.
     skeleton
         Of the joints, or its name.
     axes
@@ -235,11 +236,18 @@ def _standing(frames: Array, skeleton: Skeleton) -> Array | None:
     feet = [i for i, joint in enumerate(skeleton.joints) if joint in ("LAnkle", "RAnkle")]
     if not head or not feet:
         return None
-    way = frames[:, head].mean(1) - frames[:, feet].mean(1)
-    length = np.linalg.norm(way, axis=-1, keepdims=True)
-    way = way[length[:, 0] > 0] / length[length[:, 0] > 0]
-    median: Array | None = np.median(way, axis=0) if len(way) else None
+    way = _middle(frames[:, head]) - _middle(frames[:, feet])
+    length = np.linalg.norm(way, axis=-1)
+    seen = length > 0  # which NaN is not
+    if not seen.any():
+        return None
+    median: Array = np.median(way[seen] / length[seen, None], axis=0)
     return median
+
+
+def _middle(joints: Array) -> Array:
+    """Median (T, D) of the joints that are seen of (T, J, D); NaN where none is."""
+    return median_seen(np.moveaxis(joints, 1, 0))
 
 
 # ---------------------------------------------------------------- all of it
