@@ -59,7 +59,8 @@ MOLECULES = ModelFormat(
 )
 TIME_SERIES = ModelFormat("structdiff.timeseries/1", "time series", "structdiff.timeseries.TSDiff")
 EEG = ModelFormat("structdiff.timeseries.eeg/1", "EEG", "structdiff.timeseries.eeg.EEGDiffusion")
-FORMATS = (MOLECULES, TIME_SERIES, EEG)
+POSE = ModelFormat("structdiff.pose/1", "pose", "structdiff.pose.PoseLifter")
+FORMATS = (MOLECULES, TIME_SERIES, EEG, POSE)
 """All heads' formats; a new head adds its own."""
 
 

@@ -26,6 +26,11 @@ from structdiff.pose.lifter import lifted_bones
 from structdiff.state import State
 
 
+_SURPRISE = 0.01
+"""Of the likelihood that teaches the variances. Adam makes up for it; without it, the first steps'
+gradients of the variances would be all that clipping leaves."""
+
+
 @dataclass(frozen=True)
 class OftenPureNoise:
     """Uniform times, but a share of the draws at the prior, where the first step is taken.
@@ -97,7 +102,7 @@ class DisentangledLoss(Objective):
             joints, lifted, mean = network.with_lifter(seen, log_snr, condition)
             extra = self.lifter_weight * position_error(lifted, target)
             # The variances are learned beside everything else and touch nothing of it.
-            extra = extra + network.errors.surprise(x0, mean)
+            extra = extra + _SURPRISE * network.errors.surprise(x0, mean)
         else:
             joints = network.joints(seen, log_snr, condition)
             extra = torch.zeros_like(joints[:, 0, 0, 0])
@@ -119,7 +124,7 @@ class DisentangledLoss(Objective):
         error = self.lifter_weight * position_error(lifted, target)
         return {
             LENGTH: torch.zeros_like(error),
-            DIRECTION: error + network.errors.surprise(x0, mean),
+            DIRECTION: error + _SURPRISE * network.errors.surprise(x0, mean),
         }
 
 

@@ -1,0 +1,139 @@
+"""A lifted clip: hypotheses, the pose they add up to, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from structdiff.errors import StructDiffError
+from structdiff.pose.cameras import Camera
+from structdiff.pose.data import PoseClip
+from structdiff.pose.skeletons import Skeleton
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """3D poses of one clip, in metres and camera axes (x right, y down, z forward).
+
+    Parameters
+    ----------
+    mean
+        The aggregated pose, relative to its root (T, J, 3).
+    hypotheses
+        What the model takes for possible, relative to their roots (H, T, J, 3).
+    std
+        Calibrated standard deviation of every coordinate (T, J, 3); 0 with one hypothesis.
+    clip
+        The 2D clip that was lifted.
+    skeleton
+        Of the joints.
+    method
+        How the hypotheses became one pose, and with which root.
+    root
+        Where the root stands in camera axes (T, 3); None where the image size alone says too
+        little.
+    camera_assumed
+        Whether ``root`` rests on a guessed camera: its depth is then a guess too.
+    """
+
+    mean: Array
+    hypotheses: Array
+    std: Array
+    clip: PoseClip
+    skeleton: Skeleton
+    method: str
+    root: Array | None = None
+    camera_assumed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def camera(self) -> Camera | None:
+        """That took the clip, if it is known."""
+        return self.clip.camera
+
+    @property
+    def absolute(self) -> Array:
+        """The mean pose with its trajectory, camera axes (T, J, 3).
+
+        Raises
+        ------
+        StructDiffError
+            If there is no root.
+        """
+        if self.root is None:
+            raise StructDiffError(
+                "this clip has no trajectory: predict with camera= (or image_size=)"
+            )
+        return self.mean + self.root[:, None]
+
+    @property
+    def world(self) -> Array:
+        """The mean pose with its trajectory in world axes, z up (T, J, 3).
+
+        Raises
+        ------
+        StructDiffError
+            If no camera was given.
+        """
+        if self.camera is None:
+            raise StructDiffError(
+                "world coordinates need to know where the camera stands: predict with camera="
+            )
+        return self.camera.to_world(self.absolute)
+
+    def interval(self, level: float = 0.8) -> tuple[Array, Array]:
+        """Central interval of every coordinate of the mean, each (T, J, 3).
+
+        Raises
+        ------
+        StructDiffError
+            If the level is not between 0 and 1, or there is only one hypothesis.
+        """
+        if not 0 < level < 1:
+            raise StructDiffError(f"the level of an interval lies between 0 and 1, got {level}")
+        if len(self.hypotheses) < 2:
+            raise StructDiffError("one hypothesis has no spread: predict with n_hypotheses >= 2")
+        reach = NormalDist().inv_cdf((1 + level) / 2) * self.std
+        return self.mean - reach, self.mean + reach
+
+    def save(self, path: str | Path) -> Path:
+        """Write poses, hypotheses, root and what they mean to a plain npz file."""
+        from structdiff.pose.readers import write_poses
+
+        return write_poses(path, self)
+
+    def plot(self, frame: int = 0, ax: Any = None, **options: Any) -> Any:
+        """The pose of one frame with its hypotheses; returns Axes3D.
+
+        Options are those of :func:`structdiff.pose.plots.plot_pose`.
+        """
+        from structdiff.pose.plots import plot_pose
+
+        some = self.hypotheses[:, frame] if len(self.hypotheses) > 1 else None
+        chosen = {"hypotheses": some, "skeleton": self.skeleton, **options}
+        return plot_pose(self.mean[frame], ax=ax, **chosen)
+
+    def animate(self, out: str | Path, **options: Any) -> Path:
+        """Input, mean and spread side by side, as mp4 or gif.
+
+        Options are those of :func:`structdiff.pose.animation.animate`.
+        """
+        from structdiff.pose.animation import animate
+
+        chosen: dict[str, Any] = {
+            "hypotheses": self.hypotheses if len(self.hypotheses) > 1 else None,
+            "skeleton": self.skeleton,
+            "fps": self.clip.fps or 30,
+            "image_size": self.clip.image_size,
+            **options,
+        }
+        return animate(self.clip.keypoints, self.mean, out=out, **chosen)

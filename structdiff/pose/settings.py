@@ -1,0 +1,89 @@
+"""Settings of the pose lifter, checked before anything is trained or drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from structdiff.arguments import is_number, whole, whole_seed
+from structdiff.errors import StructDiffError
+from structdiff.pose.aggregation import Method
+from structdiff.pose.data import PoseClip, PoseDataset
+
+if TYPE_CHECKING:
+    from structdiff.pose.ddhpose import PoseLifter
+
+BONES = ("free", "constant")
+_COUNTS = ("frames", "width", "depth", "heads", "lifter_width", "lifter_blocks", "n_hypotheses")
+_TRAINING = ("batch_size", "max_steps", "checkpoint_every")
+_SHARES = ("dropout", "turn", "lifter_share", "calibration")
+
+
+def check_settings(model: PoseLifter) -> None:
+    """Raise StructDiffError, naming the setting and what would be right, for an impossible one."""
+    for name in (*_COUNTS, *_TRAINING):
+        whole(name, getattr(model, name))
+    for name in _SHARES:
+        value = getattr(model, name)
+        if not is_number(value) or not 0 <= value <= 1 or (name == "dropout" and value == 1):
+            raise StructDiffError(f"{name} must lie between 0 and 1, got {value!r}")
+    for name in ("learning_rate", "max_minutes"):
+        value = getattr(model, name)
+        if value is None and name == "max_minutes":
+            continue
+        if not is_number(value) or not value > 0:
+            raise StructDiffError(f"{name} must be a positive number, got {value!r}")
+    for name in ("weight_decay", "direction_weight"):
+        value = getattr(model, name)
+        if not is_number(value) or not value >= 0:
+            raise StructDiffError(f"{name} must be a number from 0 on, got {value!r}")
+    for name, known in (("bones", BONES), ("aggregation", get_args(Method))):
+        if getattr(model, name) not in known:
+            raise StructDiffError(
+                f"unknown {name} {getattr(model, name)!r}: choose one of {', '.join(known)}"
+            )
+    whole_seed("random_state", model.random_state)
+
+
+def held_out(data: PoseDataset, share: float, seed: int) -> tuple[PoseDataset, PoseDataset]:
+    """Training clips, and about a share of them kept out; views of a motion stay together.
+
+    Parameters
+    ----------
+    data
+        Clips; ``motion/view`` names the views of a motion.
+    share
+        Of the frames.
+    seed
+        Which motions.
+    """
+    motions: dict[str, int] = {}
+    for clip in data:
+        motion = clip.name.rpartition("/")[0] or clip.name
+        motions[motion] = motions.get(motion, 0) + len(clip)
+    names = sorted(motions)
+    wanted, kept = share * sum(motions.values()), set[str]()
+    for number in np.random.default_rng(seed).permutation(len(names)):
+        # What is kept stays below what was asked for, and something is left to train on.
+        if sum(motions[n] for n in kept) + motions[names[number]] <= wanted:
+            kept.add(names[number])
+    inside = [(clip.name.rpartition("/")[0] or clip.name) in kept for clip in data]
+    chosen = {id(clip) for clip, yes in zip(data, inside, strict=True) if yes}
+    return (
+        data.select(lambda clip: id(clip) not in chosen),
+        data.select(lambda clip: id(clip) in chosen),
+    )
+
+
+def shortened(data: PoseDataset, frames: int, least: int) -> PoseDataset:
+    """The beginnings of all clips, about ``frames`` in all, but ``least`` of each that has them."""
+    each = max(least, frames // len(data))
+
+    def begin(clip: PoseClip) -> PoseClip:
+        parts = {k: getattr(clip, k) for k in ("keypoints", "poses", "confidence", "valid")}
+        cut = {k: v[:each] for k, v in parts.items() if v is not None}
+        return replace(clip, **cut)
+
+    return replace(data, clips=tuple(begin(clip) for clip in data))
