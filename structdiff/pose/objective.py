@@ -25,7 +25,6 @@ from structdiff.pose.kinematics import DIRECTION, LENGTH, compose, decompose
 from structdiff.pose.lifter import lifted_bones
 from structdiff.state import State
 
-
 _SURPRISE = 0.01
 """Of the likelihood that teaches the variances. Adam makes up for it; without it, the first steps'
 gradients of the variances would be all that clipping leaves."""
