@@ -229,7 +229,7 @@ def finite_frames(values: Any, name: str, dims: tuple[int, ...]) -> Array:
         kinds = " or ".join(str(d) for d in dims)
         raise StructDiffError(f"{name} must have shape (..., J, {kinds}), got {array.shape}")
     frames = array.reshape(-1, *array.shape[-2:])
-    seen = np.isfinite(frames).all(-1)  # (T, J)
+    seen: npt.NDArray[np.bool_] = np.asarray(np.isfinite(frames).all(-1))  # (T, J)
     usable = np.count_nonzero(seen, axis=-1) >= 2
     if not usable.any():
         raise StructDiffError(
