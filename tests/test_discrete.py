@@ -1,6 +1,7 @@
 """A DDPM chain as a process: exact at its nodes, consistent in between."""
 
 import copy
+import itertools
 import json
 import math
 
@@ -22,6 +23,8 @@ CHAINS = [
     DiscreteVP(1000, 0.00085, 0.012, "scaled-linear"),
     DiscreteVP(betas=(0.1, 0.3, 0.2, 0.6)),
     DiscreteVP(1, 0.5, 0.5),
+    DiscreteVP(1000, schedule="cosine"),
+    DiscreteVP(25, schedule="cosine"),
 ]
 every_chain = pytest.mark.parametrize("chain", CHAINS, ids=lambda c: f"{c.links} {c.schedule}")
 
@@ -29,6 +32,13 @@ every_chain = pytest.mark.parametrize("chain", CHAINS, ids=lambda c: f"{c.links}
 def betas_of(chain):
     if chain.betas is not None:
         return list(chain.betas)
+    if chain.schedule == "cosine":
+        # Nichol and Dhariwal 2021, eq. 17, whose last beta is cut.
+        kept = [
+            math.cos((u / chain.links + 0.008) / 1.008 * math.pi / 2) ** 2
+            for u in range(chain.links + 1)
+        ]
+        return [min(0.999, 1 - b / a) for a, b in itertools.pairwise(kept)]
     n, a, b = chain.links, chain.beta_start, chain.beta_end
     power = 1 if chain.schedule == "linear" else 2
     root = [x ** (1 / power) for x in (a, b)]
@@ -139,6 +149,39 @@ def test_json_and_back(chain):
     assert process_from_dict(written) == chain
 
 
+def test_the_cosine_chain_has_the_published_scales():
+    # DDHPose's code, in float64: printed to 8 decimals, the last to 3 digits.
+    chain = DiscreteVP(1000, schedule="cosine")
+    index = [0, 199, 399, 599, 799, 999]
+    published = [0.99995872, 0.89870592, 0.64747821, 0.34080964, 0.09404561, 2.43e-9]
+    kept = chain.alpha(chain.time_of(index)) ** 2
+    assert kept.tolist() == pytest.approx(published, abs=1e-7)
+    assert float(kept[-1]) == pytest.approx(2.43e-9, rel=2e-3)
+
+
+@pytest.mark.parametrize("links", [4, 25, 1000])
+def test_only_the_last_beta_of_a_cosine_chain_is_cut(links):
+    chain = DiscreteVP(links, schedule="cosine")
+    kept = chain.alpha(torch.arange(links + 1).double() / links) ** 2
+    betas = 1 - kept[1:] / kept[:-1]
+    assert float(betas[-1]) == pytest.approx(0.999, rel=1e-12)
+    assert bool((betas[:-1] < 0.999).all())
+
+
+def test_the_cosine_chain_of_many_links_is_the_squared_cosine():
+    chain = DiscreteVP(1000, schedule="cosine")
+    t = chain.time_of(torch.arange(0, 999, 37))
+    angle = (t + 0.008) / 1.008 * math.pi / 2
+    expected = torch.cos(angle) / math.cos(0.008 / 1.008 * math.pi / 2)
+    assert torch.allclose(chain.alpha(t), expected, rtol=1e-9)
+
+
+def test_a_cosine_chain_takes_no_betas_of_its_own():
+    one, other = DiscreteVP(50, 1e-4, 0.02, "cosine"), DiscreteVP(50, 0.3, 0.4, "cosine")
+    t = torch.linspace(0, 1, 11)
+    assert torch.equal(one.alpha(t), other.alpha(t))
+
+
 def test_chains_are_values():
     a, b = DiscreteVP(betas=[0.1, 0.2]), DiscreteVP(betas=(0.1, 0.2))
     a.alpha(0.5)  # what is remembered is no part of the value
@@ -153,7 +196,7 @@ def test_chains_are_values():
         {"links": 2.5},
         {"beta_start": 0.0},
         {"beta_end": 1.0},
-        {"schedule": "cosine"},
+        {"schedule": "sigmoid"},
         {"betas": ()},
         {"betas": (0.1, 1.2)},
         {"betas": (0.1, -0.1)},
