@@ -12,9 +12,10 @@ from PIL import Image
 
 from structdiff.errors import StructDiffError
 from structdiff.pose import animation
+from structdiff.pose._drawing import LEFT
+from structdiff.pose._stage import VIEWS, stage
 from structdiff.pose.animation import animate
 from structdiff.pose.data import load_cmu17
-from structdiff.pose.plots import LEFT, VIEWS, stage
 from structdiff.pose.skeletons import H36M_17
 
 SIZE = (480, 240)

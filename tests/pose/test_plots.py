@@ -15,11 +15,9 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from structdiff.errors import StructDiffError
+from structdiff.pose._drawing import LEFT, RIGHT, TRUNK
 from structdiff.pose.data import load_cmu17
 from structdiff.pose.plots import (
-    LEFT,
-    RIGHT,
-    TRUNK,
     plot_hypotheses_curve,
     plot_joint_errors,
     plot_keypoints,
