@@ -149,9 +149,12 @@ def denormalise(keypoints: _Values, image_size: tuple[int, int]) -> _Values:
 
 
 def _pair(first: float, second: float, like: _Values) -> _Values:
+    """In the precision of ``like``, but never whole numbers: the second is a ratio of sides."""
     if isinstance(like, Tensor):
-        return like.new_tensor([first, second])
-    return np.array([first, second], dtype=like.dtype)
+        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+        return torch.tensor([first, second], dtype=dtype, device=like.device)
+    kind = like.dtype if np.issubdtype(like.dtype, np.floating) else np.float64
+    return np.array([first, second], dtype=kind)
 
 
 def check_image_size(image_size: Any) -> tuple[int, int]:

@@ -8,6 +8,7 @@ brought to the pinhole that the model was trained behind, so that another lens i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,26 @@ Array = npt.NDArray[np.floating]
 
 
 def common_view(clips: Sequence[PoseClip]) -> list[float] | None:
-    """The mean normalised pinhole [fx, fy, cx, cy] of the clips' cameras; None if one has none."""
-    cameras = {id(c.camera): c.camera for c in clips}
-    if None in cameras.values():
-        return None
-    intrinsics = [c.normalised_intrinsics[:4] for c in cameras.values() if c is not None]
-    return [float(v) for v in np.mean(intrinsics, axis=0)]
+    """The mean normalised pinhole [fx, fy, cx, cy] of the clips' cameras; None if one has none.
+
+    Raises
+    ------
+    StructDiffError
+        If the size of a camera's image is unknown.
+    """
+    pinholes = {}
+    for clip in clips:
+        camera = clip.camera
+        if camera is None:
+            return None
+        if camera.image_size is None:
+            if clip.image_size is None:
+                raise StructDiffError(
+                    f"the camera of clip {clip.name!r} has no image_size: give its width and height"
+                )
+            camera = replace(camera, image_size=clip.image_size)
+        pinholes[id(clip.camera), camera.image_size] = camera.normalised_intrinsics[:4]
+    return [float(v) for v in np.mean(list(pinholes.values()), axis=0)]
 
 
 def normalised(
@@ -122,8 +137,8 @@ class Cuts:
 
     def _faded(self, overlap: int) -> Tensor:
         """Weight of every window's frames (M, N), 0 in padding."""
-        edge = (torch.arange(self.frames) + 0.5) / max(overlap, 1)
-        ramp = torch.minimum(edge, edge.flip(0)).clamp(max=1.0).double()
+        edge = (torch.arange(self.frames, dtype=torch.float64) + 0.5) / max(overlap, 1)
+        ramp = torch.minimum(edge, edge.flip(0)).clamp(max=1.0)
         if not overlap:
             # Without a fade a frame belongs to the first window that has it.
             ramp = torch.ones(self.frames, dtype=torch.float64)
@@ -166,7 +181,7 @@ class TrainingFrames:
     Raises
     ------
     StructDiffError
-        If a clip lacks 2D or 3D joints.
+        If a clip lacks 2D or 3D joints, or a 3D one is not finite.
     """
 
     def __init__(
@@ -180,6 +195,13 @@ class TrainingFrames:
             seen, _ = filled(clip.keypoints, f"clip {clip.name!r}")
             keypoints.append(normalised(seen, clip.image_size, clip.camera, view))
             pose = clip.in_camera()
+            broken = ~np.isfinite(pose).all((1, 2))
+            if broken.any():
+                raise StructDiffError(
+                    f"the 3D poses of clip {clip.name!r} hold joints that are not finite, first in "
+                    f"frame {int(np.argmax(broken))}: leave such frames out, training needs every "
+                    "joint"
+                )
             root = data.skeleton.root
             joints.append(pose - pose[:, root : root + 1])
             lengths.append(len(clip))
