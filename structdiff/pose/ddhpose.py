@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SMOOTHED = 5.0
 """Frames that the depth of a trajectory is smoothed over."""
-_CALIBRATION_HYPOTHESES, _CALIBRATION_FRAMES = 8, 3000
+_CALIBRATION_HYPOTHESES, _CALIBRATION_FRAMES = 8, 1500
 """Enough for two numbers, and a minute of the training's time at most."""
 
 
@@ -132,10 +132,10 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         overlap: int | None = None,
         turn: float = 0.5,
         direction_weight: float = 0.1,
-        lifter_share: float = 0.75,
-        calibration: float = 0.1,
+        lifter_share: float = 0.9,
+        calibration: float = 0.06,
         batch_size: int = 16,
-        max_steps: int = 5000,
+        max_steps: int = 8000,
         max_minutes: float | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
