@@ -201,20 +201,57 @@ def load_cmu17(split: str = "test", *, detected: bool = False) -> PoseDataset:
         fps = float(space["meta/fps"])
         names = [str(k) for k in space["meta/clips"] if str(k).startswith(f"{split}/")]
         clips = [
-            PoseClip(
-                name=f"{name.split('/')[1]}/{view}",
-                keypoints=seen,
-                poses=poses,
-                axes="world",
-                camera=camera,
-                fps=fps,
-                action=name.split("/")[1].rpartition("_")[0],
-            )
+            clip
             for name in names
-            for poses, views in [(space[name], plane[name])]
-            for view, (seen, camera) in enumerate(zip(views, cameras, strict=True))
+            for clip in _views(name.split("/")[1], space[name], plane[name], cameras, fps)
         ]
     return PoseDataset(tuple(clips), H36M_17)
+
+
+def load_cmu17_demo(*, detected: bool = False) -> PoseDataset:
+    """Two motions of CMU17's test split, 3 s each, that come with the package.
+
+    Clips ``walking_01/0`` to ``jumping_01/3``, as :func:`load_cmu17` gives them.
+
+    Parameters
+    ----------
+    detected
+        2D with simulated detector noise instead of the exact projection.
+    """
+    from structdiff.datasets import path
+
+    with np.load(path("cmu17_demo")) as file:
+        cameras, fps = _cmu17_cameras(file), float(file["fps"])
+        parts = zip(
+            file["name"],
+            file["poses"],
+            file["keypoints_det" if detected else "keypoints_gt"],
+            strict=True,
+        )
+        clips = [
+            clip
+            for name, poses, views in parts
+            for clip in _views(str(name), poses, views, cameras, fps)
+        ]
+    return PoseDataset(tuple(clips), H36M_17)
+
+
+def _views(
+    name: str, poses: Array, views: Array, cameras: Sequence[Camera], fps: float
+) -> list[PoseClip]:
+    """A motion (T, J, 3) as each of the cameras sees it, (C, T, J, 2)."""
+    return [
+        PoseClip(
+            name=f"{name}/{view}",
+            keypoints=seen,
+            poses=poses,
+            axes="world",
+            camera=camera,
+            fps=fps,
+            action=name.rpartition("_")[0],
+        )
+        for view, (seen, camera) in enumerate(zip(views, cameras, strict=True))
+    ]
 
 
 def _cmu17_cameras(file: Any) -> list[Camera]:
