@@ -101,7 +101,7 @@ def plot_pose(
     )
     if ax is None:
         figure = load_pyplot().figure(figsize=(5.4, 5.6))
-        ax = figure.addnew_axes((0.0, 0.1, 1.0, 0.9), projection="3d")
+        ax = figure.add_axes((0.0, 0.1, 1.0, 0.9), projection="3d")
     elif getattr(ax, "name", "") != "3d":
         raise StructDiffError('ax is flat: make it with subplots(subplot_kw={"projection": "3d"})')
     furnish(ax, clip, view or VIEWS[axes])
