@@ -75,12 +75,13 @@ def check_joint_order(values: Any, skeleton: str | Skeleton, name: str = "poses"
         raise StructDiffError(
             f"{name} has {frames.shape[1]} joints, {claimed.name} has {len(claimed)}"
         )
-    _check_pattern(frames, claimed, name)
+    check_pattern(frames, claimed, name)
     if frames.shape[-1] == 3:
-        _check_sides(frames, claimed, name)
+        check_sides(frames, claimed, name)
 
 
-def _check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
+def check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
+    """The part of :func:`check_joint_order` that is about the distances between joints."""
     distances = _distances(frames)
     if not np.nan_to_num(distances).any():
         raise StructDiffError(f"all joints of {name} are at one point: these are no poses")
@@ -131,7 +132,8 @@ def _convertible(source: str, target: Skeleton) -> bool:
     return True
 
 
-def _check_sides(frames: Array, skeleton: Skeleton, name: str) -> None:
+def check_sides(frames: Array, skeleton: Skeleton, name: str) -> None:
+    """The part of :func:`check_joint_order` that is about left and right, in 3D."""
     lengths = median_seen(
         np.linalg.norm(frames - frames[:, np.maximum(skeleton.parents, 0)], axis=-1)
     )

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from structdiff.errors import StructDiffError
-from structdiff.pose._joint_order import check_joint_order, finite_frames, median_seen
+from structdiff.pose._joint_order import (
+    check_joint_order,
+    check_pattern,
+    check_sides,
+    finite_frames,
+    median_seen,
+)
 from structdiff.pose.data import PoseDataset
 from structdiff.pose.skeletons import Skeleton, get_skeleton
 
@@ -261,14 +267,19 @@ def check_dataset(dataset: PoseDataset) -> None:
     StructDiffError
         Of the first clip that fails one.
     """
+    tree = dataset.skeleton
     for clip in dataset:
+        # In the order in which one fault looks like another: a wrong joint order turns bodies over,
+        # and a wrong axis mirrors them.
         if clip.keypoints is not None:
             record = f"keypoints of clip {clip.name!r}"
             check_pixels(clip.keypoints, clip.image_size, record)
-            check_up_axis(clip.keypoints, dataset.skeleton, "image", record)
-            check_joint_order(clip.keypoints, dataset.skeleton, record)
+            check_joint_order(clip.keypoints, tree, record)
+            check_up_axis(clip.keypoints, tree, "image", record)
         if clip.poses is not None:
             record = f"poses of clip {clip.name!r}"
             check_metres(clip.poses, record)
-            check_up_axis(clip.poses, dataset.skeleton, clip.axes, record)
-            check_joint_order(clip.poses, dataset.skeleton, record)
+            frames = finite_frames(clip.poses, record, dims=(3,))
+            check_pattern(frames, tree, record)
+            check_up_axis(clip.poses, tree, clip.axes, record)
+            check_sides(frames, tree, record)
