@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from structdiff.errors import StructDiffError
-from structdiff.pose.cameras import Camera, project
+from structdiff.pose.cameras import Camera
+from structdiff.pose.lenses import project
 from structdiff.pose.roots import rays_and_weights, robust_root, root_trajectory
 
 Array = npt.NDArray[np.floating]

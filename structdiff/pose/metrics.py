@@ -26,8 +26,9 @@ from torch import Tensor
 from structdiff.errors import StructDiffError
 from structdiff.pose._arrays import Per, Values, averaged, check_joints, pair, ratio, single
 from structdiff.pose.alignment import aligned, procrustes_align, root_relative
-from structdiff.pose.cameras import Camera, project
+from structdiff.pose.cameras import Camera
 from structdiff.pose.kinematics import bone_lengths
+from structdiff.pose.lenses import project
 from structdiff.pose.skeletons import H36M_17, Skeleton, get_skeleton
 
 __all__ = [

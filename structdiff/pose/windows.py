@@ -1,7 +1,7 @@
 """Windows of clips: what a network is trained on, and how a clip of any length is lifted by one.
 
-Networks see 2D joints normalised by the image's width (card of the cameras:
-:func:`structdiff.pose.cameras.normalise`). A calibrated camera's joints are first undistorted and
+Networks see 2D joints normalised by the image's width
+(:func:`structdiff.pose.lenses.normalise`). A calibrated camera's joints are first undistorted and
 brought to the pinhole that the model was trained behind, so that another lens is no other world.
 """
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from structdiff.errors import StructDiffError
-from structdiff.pose.cameras import Camera, normalise
+from structdiff.pose.cameras import Camera
 from structdiff.pose.data import PoseClip, PoseDataset
+from structdiff.pose.lenses import normalise
 
 Array = npt.NDArray[np.floating]
 

@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from structdiff.errors import StructDiffError
-from structdiff.pose.cameras import (
-    Camera,
-    denormalise,
-    normalise,
-    project,
-    read_cameras,
-    write_cameras,
-)
+from structdiff.pose.cameras import Camera, read_cameras, write_cameras
 from structdiff.pose.data import load_cmu17
+from structdiff.pose.lenses import denormalise, normalise, project
 from structdiff.pose.skeletons import H36M_17, mirror
 
 FORMS = ("h36m", "opencv")

@@ -11,7 +11,7 @@ import torch
 from structdiff.errors import StructDiffError
 from structdiff.pose import PoseClip, PoseDataset
 from structdiff.pose.cameras import Camera
-from structdiff.pose.cameras import normalise as by_width
+from structdiff.pose.lenses import normalise as by_width
 from structdiff.pose.skeletons import COCO_17
 from structdiff.pose.windows import Cuts, TrainingFrames, common_view, filled, normalised
 from support.poses import SIZE, arrays, camera, walks
