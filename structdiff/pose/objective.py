@@ -38,9 +38,18 @@ class OftenPureNoise:
     ----------
     share
         Of draws at the prior.
+
+    Raises
+    ------
+    StructDiffError
+        If the share is not in [0, 1).
     """
 
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise StructDiffError(f"the share of pure noise must lie in [0, 1), got {self.share}")
 
     def quantile(self, u: Tensor) -> Tensor:
         return (u / (1 - self.share)).clamp(max=1.0)

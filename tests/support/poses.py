@@ -166,4 +166,7 @@ def random_denoiser(spec: ModelSpec, seed: int = 0, size: float = 0.3) -> Denois
     with torch.no_grad():
         for parameter in denoiser.network.network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=size)
+        if spec.lifter is None:  # its answers are joints, in metres
+            for parameter in denoiser.network.network.head[-1].parameters():
+                parameter.mul_(0.3)
     return denoiser.eval()
