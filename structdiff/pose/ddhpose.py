@@ -14,24 +14,20 @@ from tqdm import tqdm
 from structdiff.arguments import whole, whole_seed
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
-from structdiff.pose.aggregation import aggregate, fit_temperature
-from structdiff.pose.data import PoseClip, PoseDataset
+from structdiff.pose.data import PoseDataset
 from structdiff.pose.inputs import as_dataset, is_single
-from structdiff.pose.kinematics import constant_bones
-from structdiff.pose.lifted import Lifted
+from structdiff.pose.lifted import lifted_clip
 from structdiff.pose.models import build_denoiser, new_spec
 from structdiff.pose.sampling import PoseSampler, choose_sampler
 from structdiff.pose.settings import check_settings, held_out, shortened
 from structdiff.pose.skeletons import Skeleton, get_skeleton
-from structdiff.pose.spread import calibrated_factor, spread_of, widened
+from structdiff.pose.spread import calibrate, widened
 from structdiff.pose.storage import SavedPoseModel
 from structdiff.pose.windows import common_view, filled, normalised
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SMOOTHED = 5.0
-"""Frames that the depth of a trajectory is smoothed over."""
 _CALIBRATION_HYPOTHESES, _CALIBRATION_FRAMES = 8, 1500
 """Enough for two numbers, and a minute of the training's time at most."""
 
@@ -259,29 +255,14 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         self.denoiser_.eval().requires_grad_(False)
         self.spread_, self.temperature_ = 1.0, None
         if len(kept):
-            self._calibrate(kept)
+            self._calibrate(kept, skeleton)
         return self
 
-    def _calibrate(self, clips: PoseDataset) -> None:
+    def _calibrate(self, clips: PoseDataset, skeleton: Skeleton) -> None:
         """Spread and temperature from clips that training did not see."""
         clips = shortened(clips, _CALIBRATION_FRAMES, int(self.frames))
         drawn = self._hypotheses(clips, _CALIBRATION_HYPOTHESES, self._seed(), "calibrating")
-        root = get_skeleton(self.skeleton).root
-        truth = [clip.in_camera() for clip in clips]
-        relative = [torch.from_numpy(y - y[:, root : root + 1]).float() for y in truth]
-        skeleton = Skeleton.from_dict(self.spec_.skeleton)
-        self.spread_ = calibrated_factor(drawn, relative, skeleton)
-        cameras = [clip.camera for clip in clips if clip.camera is not None]
-        if len(cameras) == len(clips):
-            wide = [widened(h, skeleton, self.spread_).numpy() for h in drawn]
-            fit = fit_temperature(
-                wide,
-                [y.numpy() for y in relative],
-                [clip.keypoints for clip in clips if clip.keypoints is not None],
-                cameras,
-                method="j-agg",
-            )
-            self.temperature_ = fit.temperature
+        self.spread_, self.temperature_ = calibrate(drawn, clips, skeleton)
 
     def _seed(self) -> int:
         return 0 if self.random_state is None else int(self.random_state)
@@ -365,8 +346,16 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
             check=check,
         )
         drawn = self._hypotheses(data, count, self._call_seed(seed), "lifting")
+        temperature = self.temperature_ if self.aggregation == "j-agg" else None
         lifted = [
-            self._finished(clip, widened(h, skeleton, self.spread_), skeleton)
+            lifted_clip(
+                clip,
+                widened(h, skeleton, self.spread_),
+                skeleton,
+                method=self.aggregation,
+                temperature=temperature,
+                bones=self.bones,
+            )
             for clip, h in zip(data, drawn, strict=True)
         ]
         return lifted[0] if is_single(keypoints_2d) else lifted
@@ -374,36 +363,6 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
     def _call_seed(self, seed: int | None) -> int:
         given = whole_seed("seed", self.random_state if seed is None else seed)
         return int(np.random.default_rng().integers(2**62)) if given is None else given
-
-    def _finished(self, clip: PoseClip, drawn: torch.Tensor, skeleton: Skeleton) -> Lifted:
-        """Aggregated, with constant bones where asked for, and put in front of the camera."""
-        if self.bones == "constant":
-            drawn = constant_bones(drawn, skeleton)
-        placed = clip.camera is not None or clip.image_size is not None
-        heat = self.temperature_ if self.aggregation == "j-agg" else None
-        result = aggregate(
-            drawn.numpy(),
-            clip.keypoints if placed else None,
-            method=self.aggregation,  # type: ignore[arg-type]
-            camera=clip.camera,
-            image_size=clip.image_size,
-            confidence=clip.confidence,
-            temperature=heat,
-            smooth=_SMOOTHED,
-        )
-        mean = result.pose
-        if self.bones == "constant":
-            mean = constant_bones(torch.from_numpy(mean), skeleton).numpy()
-        return Lifted(
-            mean=mean,
-            hypotheses=drawn.numpy(),
-            std=spread_of(drawn).numpy(),
-            clip=clip,
-            skeleton=skeleton,
-            method=result.label,
-            root=result.root,
-            camera_assumed=result.camera_assumed,
-        )
 
     def evaluate(
         self,

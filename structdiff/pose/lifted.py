@@ -9,13 +9,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from structdiff.errors import StructDiffError
+from structdiff.pose.aggregation import aggregate
 from structdiff.pose.cameras import Camera
 from structdiff.pose.data import PoseClip
+from structdiff.pose.kinematics import constant_bones
 from structdiff.pose.skeletons import Skeleton
+from structdiff.pose.spread import spread_of
 
 Array = npt.NDArray[np.floating]
+_SMOOTHED = 5.0
+"""Frames that the depth of a trajectory is smoothed over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +144,55 @@ class Lifted:
             **options,
         }
         return animate(self.clip.keypoints, self.mean, out=out, **chosen)
+
+
+def lifted_clip(
+    clip: PoseClip,
+    drawn: Tensor,
+    skeleton: Skeleton,
+    *,
+    method: str,
+    temperature: float | None,
+    bones: str,
+) -> Lifted:
+    """Aggregate hypotheses and put them in front of the camera.
+
+    Parameters
+    ----------
+    clip
+        The 2D clip; without a camera and an image size there is no trajectory.
+    drawn
+        Its hypotheses, root-relative metres (H, T, J, 3).
+    skeleton
+        Of the joints.
+    method, temperature
+        As for :func:`~structdiff.pose.aggregation.aggregate`.
+    bones
+        ``"constant"`` gives every bone one length for the whole clip, ``"free"`` does not.
+    """
+    if bones == "constant":
+        drawn = constant_bones(drawn, skeleton)
+    placed = clip.camera is not None or clip.image_size is not None
+    result = aggregate(
+        drawn.numpy(),
+        clip.keypoints if placed else None,
+        method=method,  # type: ignore[arg-type]
+        camera=clip.camera,
+        image_size=clip.image_size,
+        confidence=clip.confidence,
+        temperature=temperature,
+        smooth=_SMOOTHED,
+    )
+    mean = result.pose
+    if bones == "constant":
+        mean = constant_bones(torch.from_numpy(mean), skeleton).numpy()
+    return Lifted(
+        mean=mean,
+        hypotheses=drawn.numpy(),
+        std=spread_of(drawn).numpy(),
+        clip=clip,
+        skeleton=skeleton,
+        method=result.label,
+        root=result.root,
+        camera_assumed=result.camera_assumed,
+    )

@@ -7,6 +7,7 @@ of training one factor s is found, by which the hypotheses' bones move away from
           l_h' = \bar l + s\,(l_h - \bar l),
 
 so that 80 % of the true coordinates fall into the 80 % intervals. Every hypothesis stays a tree.
+The temperature of likelihood-weighted aggregation then is that of the widened hypotheses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from structdiff.pose.aggregation import fit_temperature
+from structdiff.pose.data import PoseDataset
 from structdiff.pose.kinematics import DIRECTION, LENGTH, compose, decompose, normalised
 from structdiff.pose.skeletons import Skeleton
 
@@ -85,3 +88,34 @@ def calibrated_factor(
         else:
             high = middle
     return float((torch.tensor(low) * high).sqrt())
+
+
+def calibrate(
+    hypotheses: Sequence[Tensor], clips: PoseDataset, skeleton: Skeleton
+) -> tuple[float, float | None]:
+    """Factor of the spread and temperature of J-Agg, from clips that training did not see.
+
+    Parameters
+    ----------
+    hypotheses
+        Of every clip as the network spreads them, root-relative metres (H, T, J, 3).
+    clips
+        With 2D and 3D joints. Where one has no camera there is no temperature.
+    skeleton
+        Of the joints.
+    """
+    truth = [clip.in_camera() for clip in clips]
+    root = skeleton.root
+    relative = [torch.from_numpy(y - y[:, root : root + 1]).float() for y in truth]
+    factor = calibrated_factor(hypotheses, relative, skeleton)
+    cameras = [clip.camera for clip in clips if clip.camera is not None]
+    if len(cameras) < len(clips):
+        return factor, None
+    fit = fit_temperature(
+        [widened(h, skeleton, factor).numpy() for h in hypotheses],
+        [y.numpy() for y in relative],
+        [clip.keypoints for clip in clips if clip.keypoints is not None],
+        cameras,
+        method="j-agg",
+    )
+    return factor, fit.temperature
