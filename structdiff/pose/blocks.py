@@ -17,6 +17,8 @@ they differ in what the skeleton adds to the logits :math:`A = q k^\top / \sqrt 
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -74,6 +76,7 @@ class HierarchyUpdate(nn.Module):
 
     def __init__(self, skeleton: Skeleton, *, in_place: bool = False) -> None:
         super().__init__()
+        self.joints = len(skeleton)
         matrix = hierarchy_update(skeleton, in_place=in_place)
         targets = np.flatnonzero((matrix != np.eye(len(matrix))).any(axis=1))
         sources = np.flatnonzero((matrix[targets] != 0).any(axis=0))
@@ -87,6 +90,13 @@ class HierarchyUpdate(nn.Module):
         flat = logits.flatten(-2)
         moved = functional.linear(flat.index_select(-1, self.sources), self.weights.to(flat.dtype))
         return flat.index_copy(-1, self.targets, moved.to(flat.dtype)).view_as(logits)
+
+    def transposed(self) -> HierarchyUpdate:
+        """The same update for logits with the keys first."""
+        other = copy.deepcopy(self)
+        for entries in (other.targets, other.sources):
+            entries.copy_(entries % self.joints * self.joints + entries // self.joints)
+        return other
 
 
 class HopBias(nn.Module):
@@ -136,6 +146,7 @@ class SpatialAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.child_keys = nn.Linear(width, width) if child_keys else None
         self.projection = nn.Linear(width, width)
+        self.reads_children = False
         self.update = update
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -181,6 +192,7 @@ class TemporalAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.child_keys = nn.Linear(width, width) if child_keys else None
         self.projection = nn.Linear(width, width)
+        self.reads_children = child_keys and update is None
         self.misread = misread
         self.update = update
 
@@ -189,7 +201,7 @@ class TemporalAttention(nn.Module):
         b, _, j, _ = x.shape
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in qkv.unbind(3))  # (B J, N, H, D)
-        if self.child_keys is not None and children is not None and self.update is None:
+        if self.child_keys is not None and children is not None and self.reads_children:
             k = k + self._arranged(self.child_keys(children)).view_as(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.update is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structdiff.errors import StructDiffError
+from structdiff.pose import inference
 from structdiff.pose.blocks import (
     DropPath,
     HierarchyUpdate,
@@ -324,3 +325,56 @@ def test_impossible_settings_are_refused(settings, message):
 def test_features_of_another_shape_are_refused(shape):
     with pytest.raises(StructDiffError, match=r"expected features \(B, 5, 17, 6\)"):
         network()(torch.zeros(shape), torch.zeros(2))
+
+
+# --- made ready for inference ---------------------------------------------------------------------
+PREPARED = [
+    *KINDS,
+    {"frames": 17},
+    {"layout": "reference"},
+    {"layout": "reference", "frames": 17},
+    {"layout": "d3dp"},
+    {"skeleton": COCO_17},
+]
+
+
+@pytest.mark.parametrize("settings", PREPARED, ids=lambda s: ",".join(map(str, s)) or "default")
+@pytest.mark.parametrize("packs", [True, False], ids=["oneDNN", "plain"])
+def test_a_prepared_network_gives_the_same_joints(settings, packs, monkeypatch):
+    if not packs:
+        monkeypatch.setattr(inference, "_packs", lambda: False)
+    made = network(**settings)
+    features, time = inputs(made.frames, batch=3)
+    with torch.no_grad():
+        expected = made(features, time)
+    found = made.prepare_for_inference()(features, time)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_prepared_network_takes_a_batch_in_pieces(monkeypatch):
+    monkeypatch.setattr(inference, "PIECE", 2 * 5 * 17)
+    made, (features, time) = network(), inputs(batch=5)
+    with torch.no_grad():
+        expected = made(features, time)
+    found = made.prepare_for_inference()(features, time)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_prepared_network_keeps_its_weights_when_the_other_is_trained_on():
+    made, (features, time) = network(), inputs()
+    prepared = made.prepare_for_inference()
+    before = prepared(features, time)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(prepared(features, time), before)
+
+
+def test_only_float32_is_prepared():
+    with pytest.raises(StructDiffError, match="float32 on the CPU"):
+        network().bfloat16().prepare_for_inference()
+
+
+def test_a_prepared_network_refuses_features_of_another_shape():
+    with pytest.raises(StructDiffError, match=r"expected features \(B, 5, 17, 6\)"):
+        network().prepare_for_inference()(torch.zeros(2, 6, 17, 6), torch.zeros(2))
