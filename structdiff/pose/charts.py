@@ -166,15 +166,15 @@ def plot_hypotheses_curve(
     StructDiffError
         If the errors are not (H, N) finite numbers, or matplotlib is not installed.
     """
-    from matplotlib.ticker import MaxNLocator
-
     ordered = np.sort(checked("errors", errors, (None, None)), axis=0)
     count = len(ordered)
     sizes = range(1, count + 1)
     chance = np.array(
         [[comb(count - i, h - 1) / comb(count, h) for i in sizes] for h in sizes]
     )  # (H, H)
-    ax = ax or new_axes((4.8, 3.2))
+    ax = ax or new_axes((4.8, 3.2))  # which says what to install, before the next line needs it
+    from matplotlib.ticker import MaxNLocator
+
     best = chance @ ordered.mean(axis=1)
     ax.plot(list(sizes), best, color=RIGHT, marker="o", markersize=3, label="best hypothesis")
     styles = ("--", ":", "-.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
@@ -352,3 +353,23 @@ def test_the_curve_is_the_mean_over_all_subsets_of_the_hypotheses() -> None:
 def test_charts_say_what_is_wrong(call, message: str) -> None:
     with pytest.raises(StructDiffError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plot_pose(POSE),
+        lambda: plot_keypoints(PIXELS),
+        lambda: plot_joint_errors(np.ones(17)),
+        lambda: plot_uncertainty(POSE[None], 3),
+        lambda: plot_hypotheses_curve(np.ones((3, 4))),
+    ],
+    ids=["pose", "keypoints", "joint errors", "uncertainty", "hypotheses"],
+)
+def test_without_matplotlib_every_picture_says_what_to_install(
+    draw: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(StructDiffError, match=r"pip install 'structdiff\[plots\]'"):
+        draw()
