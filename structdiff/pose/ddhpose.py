@@ -131,7 +131,7 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         lifter_share: float = 0.9,
         calibration: float = 0.06,
         batch_size: int = 16,
-        max_steps: int = 8000,
+        max_steps: int = 6000,
         max_minutes: float | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
