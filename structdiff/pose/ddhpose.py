@@ -77,8 +77,9 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
     lifter_share
         Of the training steps, at the beginning, that train the lifter alone.
     calibration
-        Share of the training clips held out to calibrate the spread of the hypotheses. Views of a
-        motion, named ``motion/view``, stay together.
+        Share of the training clips held out to calibrate the spread of the hypotheses that the
+        model's own sampler draws; none under the preset. Views of a motion, named ``motion/view``,
+        stay together.
     batch_size, max_steps, max_minutes, learning_rate, weight_decay, precision
         Of training, which stops after the steps or the minutes, whichever come first.
     checkpoint_every
@@ -228,7 +229,9 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
             camera=camera,
             check=check,
         )
-        learnt, kept = held_out(data, float(self.calibration), self._seed())
+        # The published sampler takes one step, after which hypotheses are alike.
+        share = 0.0 if self.preset == "paper" else float(self.calibration)
+        learnt, kept = held_out(data, share, self._seed())
         spec = new_spec(
             skeleton,
             whole("frames", self.frames),
