@@ -3,7 +3,7 @@
 from structdiff.pose import metrics
 from structdiff.pose.aggregation import aggregate, fit_temperature
 from structdiff.pose.cameras import Camera, read_cameras
-from structdiff.pose.data import PoseClip, PoseDataset, load_cmu17
+from structdiff.pose.data import PoseClip, PoseDataset, load_cmu17, load_cmu17_demo
 from structdiff.pose.ddhpose import PoseLifter
 from structdiff.pose.evaluation import evaluate
 from structdiff.pose.kinematics import compose, decompose
@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "fit_temperature",
     "load_cmu17",
+    "load_cmu17_demo",
     "metrics",
     "read_cameras",
 ]

@@ -24,6 +24,8 @@ from structdiff.pose.skeletons import Skeleton
 from structdiff.processes import DiscreteVP
 from structdiff.state import State
 
+JOINTS = "joints"
+"""The component of D3DP, which noises joints."""
 Levels = Mapping[str, Tensor]
 """Half log-SNR (B,) per component."""
 
@@ -73,25 +75,40 @@ class PoseNetwork(nn.Module, ABC):
 
     def forward(self, x: State, log_snr: Levels, condition: Tensor) -> State:
         if not self.flip or self.training:
-            return self._bones(self.joints(x, log_snr, condition), x)
-        both = State.cat([x, mirror_bones(x, self.skeleton)])
+            return self._read(self.joints(x, log_snr, condition), x)
+        both = State.cat([x, self.mirrored(x)])
         seen = torch.cat((condition, mirrored_joints(condition, self.skeleton)))
         twice = {name: torch.cat((level, level)) for name, level in log_snr.items()}
         plain, other = self.joints(both, twice, seen).chunk(2)
-        return self._bones((plain + mirrored_joints(other, self.skeleton)) / 2, x)
+        return self._read((plain + mirrored_joints(other, self.skeleton)) / 2, x)
 
-    def _bones(self, joints: Tensor, x: State) -> State:
+    def _read(self, joints: Tensor, x: State) -> State:
         """As components of the state; a slot that is no bone keeps the value 0."""
-        return decompose(self.finished(joints), self.skeleton).with_masks(x.masks)
+        return self.clean(self.finished(joints)).with_masks(x.masks)
+
+    def clean(self, joints: Tensor) -> State:
+        """The components of clean poses (B, N, J, 3), masked where nothing is noised."""
+        return decompose(joints, self.skeleton)
+
+    def pose(self, x: State) -> Tensor:
+        """Root-relative joints (B, N, J, 3) of clean components."""
+        return compose(x, self.skeleton)
+
+    def mirrored(self, x: State) -> State:
+        """The mirror image of a noisy or clean state."""
+        return mirror_bones(x, self.skeleton)
 
     def index(self, log_snr: Levels) -> Tensor:
         """Real-valued index of the chain (B,): the time that the networks know."""
-        level = log_snr[DIRECTION]
+        level = next(iter(log_snr.values()))  # components share their time
         return self.process.index_at(level).to(level.dtype)
 
 
 class PublishedPoseNetwork(PoseNetwork):
-    """DDHPose as published: the network sees 2D joints and clamped noisy bones.
+    """DDHPose as published: the network sees 2D joints and noisy bones.
+
+    In layout ``"reference"`` the root's empty slot is noised along, and noisy bones and predicted
+    joints are clamped to :attr:`CLAMP`, as the published weights expect.
 
     Parameters
     ----------
@@ -102,19 +119,53 @@ class PublishedPoseNetwork(PoseNetwork):
     """
 
     CLAMP = 1.1
-    """Published; it cuts 27 % of pure noise (card: part of the reference method)."""
+    """Published: metres, and parts of a unit vector. It cuts 27 % of pure noise."""
 
     def __init__(self, network: HSTDenoiser, process: DiscreteVP) -> None:
         super().__init__(network.skeleton, process)
         self.network = network
+        self.published = network.layout != "corrected"
 
     def joints(self, x: State, log_snr: Levels, keypoints: Tensor) -> Tensor:
-        noisy = torch.cat((x[DIRECTION], x[LENGTH]), dim=-1).clamp(-self.CLAMP, self.CLAMP)
+        noisy = self._clamped(torch.cat((x[DIRECTION], x[LENGTH]), dim=-1))
         joints: Tensor = self.network(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
         return joints
 
     def finished(self, joints: Tensor) -> Tensor:
-        return joints if self.training else joints.clamp(-self.CLAMP, self.CLAMP)
+        return joints if self.training else self._clamped(joints)
+
+    def clean(self, joints: Tensor) -> State:
+        return pose_state(joints, self.skeleton, root_slot=self.published)
+
+    def _clamped(self, values: Tensor) -> Tensor:
+        return values.clamp(-self.CLAMP, self.CLAMP) if self.published else values
+
+
+class PublishedJointsNetwork(PublishedPoseNetwork):
+    """D3DP as published: what is noised are the joints themselves, the one component ``joints``.
+
+    Parameters
+    ----------
+    network
+        In layout ``"d3dp"``, from features ``[x, y]`` and a noisy joint, and an index, to joints.
+    process
+        The chain.
+    """
+
+    def joints(self, x: State, log_snr: Levels, keypoints: Tensor) -> Tensor:
+        noisy = self._clamped(x[JOINTS])
+        joints: Tensor = self.network(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
+        return joints
+
+    def clean(self, joints: Tensor) -> State:
+        return State({JOINTS: joints})
+
+    def pose(self, x: State) -> Tensor:
+        joints, root = x[JOINTS], self.skeleton.root
+        return joints - joints[..., root : root + 1, :]
+
+    def mirrored(self, x: State) -> State:
+        return State({JOINTS: mirrored_joints(x[JOINTS], self.skeleton)})
 
 
 class LiftingPoseNetwork(PoseNetwork):

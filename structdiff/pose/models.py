@@ -15,12 +15,18 @@ import torch
 
 from structdiff.denoisers import Denoiser
 from structdiff.errors import CheckpointError, StructDiffError
-from structdiff.pose.denoising import LiftingPoseNetwork, PoseNetwork, PublishedPoseNetwork
+from structdiff.pose.denoising import (
+    JOINTS,
+    LiftingPoseNetwork,
+    PoseNetwork,
+    PublishedJointsNetwork,
+    PublishedPoseNetwork,
+)
 from structdiff.pose.lifter import LightLifter
 from structdiff.pose.networks import HSTDenoiser
 from structdiff.pose.process import cosine_chain, pose_system
 from structdiff.pose.skeletons import Skeleton
-from structdiff.processes import DiscreteVP
+from structdiff.processes import DiscreteVP, System
 from structdiff.processes.serial import process_from_dict, process_to_dict
 
 PRESETS = ("paper",)
@@ -151,6 +157,25 @@ def new_spec(
     )
 
 
+def published_spec(settings: Mapping[str, Any]) -> ModelSpec:
+    """The model of published weights.
+
+    Parameters
+    ----------
+    settings
+        As :func:`~structdiff.pose.checkpoints.read_published` gives them.
+    """
+    rest = {k: v for k, v in settings.items() if k not in ("skeleton", "frames")}
+    return ModelSpec(
+        skeleton=settings["skeleton"].to_dict(),
+        frames=settings["frames"],
+        network=rest,
+        lifter=None,
+        process=process_to_dict(cosine_chain()),
+        sampler={"name": "ddpm", "steps": 1},
+    )
+
+
 def build_denoiser(spec: ModelSpec) -> Denoiser:
     """The denoiser of a spec, with fresh weights."""
     skeleton = Skeleton.from_dict(spec.skeleton)
@@ -163,6 +188,9 @@ def build_denoiser(spec: ModelSpec) -> Denoiser:
     except TypeError as error:  # an argument that the network does not have
         raise StructDiffError(f"no network can be built of {spec.to_dict()}: {error}") from error
     network: PoseNetwork
+    if backbone.layout == "d3dp":
+        network = PublishedJointsNetwork(backbone, process)
+        return Denoiser(network, System({JOINTS: process}), "data")
     if lifter is None:
         network = PublishedPoseNetwork(backbone, process)
     else:

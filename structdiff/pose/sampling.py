@@ -22,8 +22,7 @@ from structdiff.arguments import whole
 from structdiff.denoisers import Denoiser
 from structdiff.errors import StructDiffError
 from structdiff.noise import Interval, PerObjectNoise, splitmix64
-from structdiff.pose.denoising import PoseNetwork, pose_state
-from structdiff.pose.kinematics import compose
+from structdiff.pose.denoising import PoseNetwork
 from structdiff.pose.models import ModelSpec
 from structdiff.pose.process import published_grid
 from structdiff.pose.windows import Cuts
@@ -63,12 +62,21 @@ class FrameNoise:
         self.hypotheses = hypotheses
         key = torch.tensor(clip_seed(seed), dtype=torch.int64)
         draws = splitmix64(key, numbers[:, None] * 65_536 + torch.arange(hypotheses)[:, None] + 1)
-        self._source = PerObjectNoise((draws & (2**63 - 1)).flatten().to(device), stream)
+        seeds = (draws & (2**63 - 1)).to(device)  # (M, H, N)
+        self._frames = seeds.shape[-1]
+        self._source = PerObjectNoise(seeds.flatten(), stream)
+        self._windows = PerObjectNoise(seeds[..., 0].flatten(), stream + 2)
 
     def normal(self, name: str, like: Tensor, interval: Interval | None = None) -> Tensor:
-        """Standard normal numbers for (M H, N ...); the H of a window lie side by side."""
-        frames = len(self._source.seeds) // len(like)
-        each = like.new_empty(len(like) * frames, like[0].numel() // frames)
+        """Standard normal numbers for (M H, N ...); the H of a window lie side by side.
+
+        Numbers that are not of frames, such as the (M H, 1) that a sampler seeds its path with, are
+        independent.
+        """
+        size = like[0].numel()
+        if size % self._frames:
+            return self._windows.normal(name, like, interval)
+        each = like.new_empty(len(like) * self._frames, size // self._frames)
         drawn = self._source.normal(name, each, interval).reshape(like.shape)
         if self.hypotheses == 1:
             return drawn
@@ -101,6 +109,10 @@ def choose_sampler(spec: ModelSpec, denoiser: Denoiser, sampler: Any, steps: int
             raise StructDiffError("steps is part of the sampler object: leave one of them out")
         return sampler
     name = spec.sampler["name"] if sampler is None else sampler
+    if not isinstance(name, str):
+        raise StructDiffError(
+            f"unknown sampler {name!r}: give a Sampler, or the name of one: {', '.join(SAMPLERS)}"
+        )
     count = whole("steps", spec.sampler["steps"] if steps is None else steps)
     info = SAMPLERS.get(name)
     options: dict[str, Any] = {}
@@ -194,14 +206,12 @@ class PoseSampler:
         assert isinstance(network, PoseNetwork)
         device = next(network.parameters()).device
         seen = windows.to(device).repeat_interleave(count, 0)
-        empty = pose_state(
-            seen.new_zeros(*seen.shape[:-1], 3), network.skeleton, root_slot=self.spec.root_slot
-        )
+        empty = network.clean(seen.new_zeros(*seen.shape[:-1], 3))
         begin, during = (FrameNoise(seed, numbers, count, device, stream) for stream in (0, 1))
         before, network.flip = network.flip, self.flip
         try:
             start = self.denoiser.system.prior(empty, begin)
-            bones = self.sampler(self.denoiser, start, seen, during)
+            drawn = self.sampler(self.denoiser, start, seen, during)
         finally:
             network.flip = before
-        return compose(bones, network.skeleton).cpu().unflatten(0, (-1, count))
+        return network.pose(drawn).cpu().unflatten(0, (-1, count))

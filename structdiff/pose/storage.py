@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from structdiff.estimators import Contents, SavedEstimator
-from structdiff.pose.models import ModelSpec, build_denoiser
+from structdiff.pose.checkpoints import read_published
+from structdiff.pose.models import ModelSpec, build_denoiser, published_spec
 from structdiff.pose.sampling import choose_sampler
-from structdiff.pose.skeletons import Skeleton
+from structdiff.pose.skeletons import H36M_17, Skeleton
 from structdiff.samplers import Sampler
 from structdiff.storage import POSE, check_widths, expected_tensors
 
 _LONGEST = 100_000
+_P = TypeVar("_P", bound="SavedPoseModel")
 
 
 class SavedPoseModel(SavedEstimator):
@@ -28,6 +31,10 @@ class SavedPoseModel(SavedEstimator):
     spec_: ModelSpec
     spread_: float
     temperature_: float | None
+
+    if TYPE_CHECKING:  # the estimator brings it
+
+        def __init__(self, **parameters: Any) -> None: ...
 
     def _parameters(self) -> dict[str, Any]:
         parameters = self.get_params()
@@ -63,6 +70,48 @@ class SavedPoseModel(SavedEstimator):
         choose_sampler(self.spec_, self.denoiser_, None, None)
         self.denoiser_.network.load_state_dict(dict(tensors))
         self.denoiser_.requires_grad_(False)
+
+    @classmethod
+    def from_published(
+        cls: type[_P],
+        path: str | Path,
+        skeleton: str | Skeleton = H36M_17,
+        *,
+        heads: int = 8,
+        **parameters: Any,
+    ) -> _P:
+        """Load a checkpoint of DDHPose or D3DP, without executing its pickle.
+
+        It computes what the published code computes, faults included, in one step of DDPM unless
+        told otherwise. These weights expect keypoints as their data has them (Human3.6M's joints
+        are not CMU17's), and know no camera.
+
+        Parameters
+        ----------
+        path
+            A ``.bin`` or ``.pth``.
+        skeleton
+            Of the data it was trained on: ``"h36m17"`` or ``"3dhp17"``.
+        heads
+            Of its attention.
+        parameters
+            Of the estimator: ``n_hypotheses``, ``steps``, ``aggregation`` and so on.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, hostile or of another model.
+        """
+        settings, state = read_published(path, skeleton, heads=heads)
+        spec = published_spec(settings)
+        model = cls(frames=spec.frames, skeleton=settings["skeleton"], preset="paper", **parameters)
+        model.spec_, model.spread_, model.temperature_ = spec, 1.0, None
+        model.denoiser_ = build_denoiser(spec)
+        network = model.denoiser_.network
+        network.load_state_dict({f"network.{name}": tensor for name, tensor in state.items()})
+        model.denoiser_.eval().requires_grad_(False)
+        model.training_ = {"checkpoint": Path(path).name}
+        return model
 
 
 def _check_sizes(spec: ModelSpec) -> None:
