@@ -12,6 +12,7 @@ of the other known orders.
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,9 +88,12 @@ def check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
         raise StructDiffError(f"all joints of {name} are at one point: these are no poses")
     long = len(frames) >= _LONG
     own = _likeness(distances, claimed)
-    tangled = _tree_length(distances, claimed) > _TANGLED
+
+    def tangled() -> bool:
+        return long and _tree_length(distances, claimed) > _TANGLED
+
     if own is None:  # joints of other names, or too few of them seen
-        if tangled and long and frames.shape[-1] == 3:
+        if frames.shape[-1] == 3 and tangled():
             raise _another_order(name, claimed, "", "its bones are longer than the joints' ties")
         return
     others = {
@@ -105,13 +109,13 @@ def check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
         raise _another_order(
             name, claimed, nearest, f"{figures}, to {others[nearest]:.2f} in the order {nearest}"
         )
-    if own < _ALIKE[long] or (long and own < _UNSURE and tangled):
+    if own < _ALIKE[long] or (own < _UNSURE and tangled()):
         raise _another_order(name, claimed, "", figures)
 
 
 def _another_order(name: str, claimed: Skeleton, nearest: str, why: str) -> StructDiffError:
     if nearest:
-        remedy = f"it looks like {nearest}: say skeleton={nearest!r}"
+        remedy = f"it looks like {nearest}: state that order, {nearest!r}"
         if _convertible(nearest, claimed):
             remedy += (
                 ", or convert it with structdiff.pose.skeletons.convert"
@@ -174,15 +178,21 @@ def _knee_bend(frames: Array, skeleton: Skeleton) -> float | None:
 
 def _distances(frames: Array) -> Array:
     """Median over frames of the joints' distances, as fractions of the body's size (J, J)."""
-    apart = np.linalg.norm(frames[:, :, None] - frames[:, None], axis=-1)
-    size = np.sqrt(np.nanmean(np.square(apart), axis=(1, 2)))
-    if not (size > 0).any():
-        return np.zeros(apart.shape[1:])
-    return median_seen(apart[size > 0] / size[size > 0][:, None, None])
+    joints = frames.shape[1]
+    first, second = np.triu_indices(joints, 1)
+    apart = np.sqrt(np.square(frames[:, first] - frames[:, second]).sum(-1))  # (T, pairs)
+    size = np.sqrt(np.nanmean(np.square(apart), axis=1))
+    distances = np.zeros((joints, joints))
+    if (size > 0).any():
+        distances[first, second] = median_seen(apart[size > 0] / size[size > 0, None])
+    return distances + distances.T
 
 
 def median_seen(values: Array) -> Array:
     """Median over the first axis of what is not NaN; NaN where nothing is."""
+    if np.isfinite(values).all():
+        whole: Array = np.median(values, axis=0)
+        return whole
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a joint that is never seen
         median: Array = np.nanmedian(values, axis=0)
@@ -194,12 +204,16 @@ def _likeness(distances: Array, skeleton: Skeleton) -> float | None:
     if not set(skeleton.joints) <= set(_STANDING):
         return None
     pairs = np.triu_indices(len(skeleton), 1)
-    standing = _distances(np.array([[_STANDING[joint] for joint in skeleton.joints]]))[pairs]
-    found = distances[pairs]
+    standing, found = _standing_distances(skeleton.joints)[pairs], distances[pairs]
     seen = np.isfinite(found)
     if seen.sum() < _PAIRS or found[seen].std() == 0:
         return None
     return float(np.corrcoef(found[seen], standing[seen])[0, 1])
+
+
+@lru_cache(maxsize=16)
+def _standing_distances(joints: tuple[str, ...]) -> Array:
+    return _distances(np.array([[_STANDING[joint] for joint in joints]]))
 
 
 def _tree_length(distances: Array, skeleton: Skeleton) -> float:

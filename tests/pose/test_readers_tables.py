@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from structdiff.errors import StructDiffError
 from structdiff.pose.cameras import Camera
 from structdiff.pose.data import PoseClip, PoseDataset, load_cmu17
+from structdiff.pose.lifted import Lifted
 from structdiff.pose.readers import read_hypotheses, read_poses, write_poses
 from structdiff.pose.skeletons import COCO_17, H36M_17, MPI_INF_3DHP_17, Skeleton, convert
 
@@ -130,7 +130,7 @@ def test_a_lifted_clip_is_written_with_its_hypotheses(tmp_path: Path) -> None:
     seen = clip()
     draw = np.random.default_rng(2)
     relative = seen.in_camera() - seen.in_camera()[:, :1]
-    lifted = SimpleNamespace(
+    lifted = Lifted(
         mean=relative,
         hypotheses=relative + draw.normal(0, 0.01, (4, *relative.shape)),
         std=np.full_like(relative, 0.01),
@@ -140,7 +140,7 @@ def test_a_lifted_clip_is_written_with_its_hypotheses(tmp_path: Path) -> None:
         method="mean",
         camera_assumed=False,
     )
-    path = write_poses(tmp_path / "a.npz", lifted)
+    path = lifted.save(tmp_path / "a.npz")
     read = read_poses(path)
     np.testing.assert_allclose(read[0].poses, relative, atol=1e-12)
     assert read[0].axes == "camera" and "relative to their roots" in read.notes[0]

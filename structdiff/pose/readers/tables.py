@@ -273,4 +273,9 @@ def _numbers(path: Path, name: str, key: str, value: Any) -> Array:
             f"{key} of clip {name!r} of {path} must be numbers (T, J, {last}), got shape "
             f"{array.shape} of {array.dtype}"
         )
+    if np.isinf(array).any():
+        raise StructDiffError(
+            f"{key} of clip {name!r} of {path} are infinite in frame "
+            f"{int(np.argwhere(np.isinf(array))[0][0])}: mark missing joints by NaN"
+        )
     return array if array.dtype.kind == "f" else array.astype(np.float64)
