@@ -12,7 +12,7 @@ field, the mean of a prediction and of the mirror image's, mirrored back, is one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class PoseNetwork(nn.Module, ABC):
 
     flip: bool = False
     """Whether predictions are averaged with the mirror image's (not in training)."""
+    ready: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The transformer made ready for the processor it runs on, while clips are lifted."""
 
     def __init__(self, skeleton: Skeleton, process: DiscreteVP) -> None:
         super().__init__()
@@ -98,6 +100,10 @@ class PoseNetwork(nn.Module, ABC):
         """The mirror image of a noisy or clean state."""
         return mirror_bones(x, self.skeleton)
 
+    def prepared(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The transformer made ready for inference; None where that saves nothing."""
+        return None
+
     def index(self, log_snr: Levels) -> Tensor:
         """Real-valued index of the chain (B,): the time that the networks know."""
         level = next(iter(log_snr.values()))  # components share their time
@@ -128,11 +134,17 @@ class PublishedPoseNetwork(PoseNetwork):
 
     def joints(self, x: State, log_snr: Levels, keypoints: Tensor) -> Tensor:
         noisy = self._clamped(torch.cat((x[DIRECTION], x[LENGTH]), dim=-1))
-        joints: Tensor = self.network(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
+        call = self.network if self.ready is None else self.ready
+        joints: Tensor = call(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
         return joints
 
     def finished(self, joints: Tensor) -> Tensor:
         return joints if self.training else self._clamped(joints)
+
+    def prepared(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        weight = self.network.embedding.weight
+        usual = weight.device.type == "cpu" and weight.dtype == torch.float32
+        return self.network.prepare_for_inference().forward if usual else None
 
     def clean(self, joints: Tensor) -> State:
         return pose_state(joints, self.skeleton, root_slot=self.published)
@@ -154,7 +166,8 @@ class PublishedJointsNetwork(PublishedPoseNetwork):
 
     def joints(self, x: State, log_snr: Levels, keypoints: Tensor) -> Tensor:
         noisy = self._clamped(x[JOINTS])
-        joints: Tensor = self.network(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
+        call = self.network if self.ready is None else self.ready
+        joints: Tensor = call(torch.cat((keypoints, noisy), dim=-1), self.index(log_snr))
         return joints
 
     def clean(self, joints: Tensor) -> State:

@@ -157,6 +157,7 @@ class PoseSampler:
     ) -> None:
         self.denoiser, self.spec, self.sampler, self.flip = denoiser, spec, sampler, flip
         self.overlap = spec.overlap if overlap is None else overlap
+        self._ready: tuple[Any, ...] = ()
         if not 0 <= self.overlap < spec.frames:
             raise StructDiffError(
                 f"windows of {spec.frames} frames can share 0 to {spec.frames - 1} of them, not "
@@ -208,10 +209,13 @@ class PoseSampler:
         seen = windows.to(device).repeat_interleave(count, 0)
         empty = network.clean(seen.new_zeros(*seen.shape[:-1], 3))
         begin, during = (FrameNoise(seed, numbers, count, device, stream) for stream in (0, 1))
-        before, network.flip = network.flip, self.flip
+        if not self._ready:
+            self._ready = (network.prepared(),)
+        before = network.flip
+        network.flip, network.ready = self.flip, self._ready[0]
         try:
             start = self.denoiser.system.prior(empty, begin)
             drawn = self.sampler(self.denoiser, start, seen, during)
         finally:
-            network.flip = before
+            network.flip, network.ready = before, None
         return network.pose(drawn).cpu().unflatten(0, (-1, count))

@@ -42,13 +42,20 @@ def clip():
     return load_cmu17_demo()[0]
 
 
-def test_one_step_is_the_networks_answer_to_clamped_noise_averaged_with_the_mirrors(checkpoint):
+def test_one_step_is_the_networks_answer_to_clamped_noise_averaged_with_the_mirrors(
+    checkpoint, monkeypatch
+):
     """K = 1 asks once at index 999; card 2.5: the mean with the mirror image's, clamped."""
     path, network = checkpoint
     lifter = PoseLifter.from_published(path, n_hypotheses=1, progress=False)
     seen = []
-    network_inside = lifter.denoiser_.network.network
-    network_inside.register_forward_pre_hook(lambda _, args: seen.append(args))
+    inside = lifter.denoiser_.network
+
+    def noted(features, time):
+        seen.append((features, time))
+        return network(features, time)
+
+    monkeypatch.setattr(inside, "prepared", lambda: noted)
     short = clip().keypoints[:9]
     pose = lifter.predict(short, image_size=(1000, 1000), seed=0).hypotheses[0]
     ((features, time),) = seen
@@ -75,3 +82,13 @@ def test_it_can_be_saved_and_loaded_like_any_model(checkpoint, tmp_path):
     loaded = PoseLifter.from_pretrained(lifter.save_pretrained(tmp_path / "model"))
     first, second = (each.predict(clip(), seed=1).hypotheses for each in (lifter, loaded))
     assert np.array_equal(first, second)
+
+
+def test_the_network_made_ready_for_the_processor_gives_the_same_poses(checkpoint, monkeypatch):
+    lifter = PoseLifter.from_published(checkpoint[0], n_hypotheses=2, progress=False)
+    data = load_cmu17_demo()[:1]
+    (ready,) = lifter._hypotheses(data, 2, 0, "lifting")
+    monkeypatch.setattr(lifter.denoiser_.network, "prepared", lambda: None)
+    (plain,) = lifter._hypotheses(data, 2, 0, "lifting")
+    assert torch.allclose(ready, plain, atol=1e-5)
+    assert lifter.denoiser_.network.ready is None
