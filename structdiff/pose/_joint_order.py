@@ -115,7 +115,7 @@ def check_pattern(frames: Array, claimed: Skeleton, name: str) -> None:
 
 def _another_order(name: str, claimed: Skeleton, nearest: str, why: str) -> StructDiffError:
     if nearest:
-        remedy = f"it looks like {nearest}: state that order, {nearest!r}"
+        remedy = f"it looks like {nearest}: say skeleton={nearest!r}"
         if _convertible(nearest, claimed):
             remedy += (
                 ", or convert it with structdiff.pose.skeletons.convert"

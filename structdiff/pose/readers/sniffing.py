@@ -64,7 +64,7 @@ def read_keypoints(
         number of them, or infinite ones, or fails a check; names file, record and remedy.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "json":
         return read_keypoint_json(
             path,
@@ -93,7 +93,14 @@ def read_keypoints(
     return data if skeleton is None else converted(data, get_skeleton(skeleton))
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """What a file holds by its content: json, table, videopose3d, 3dhp or 3dhp npz.
+
+    Raises
+    ------
+    StructDiffError
+        If it is missing, empty or of no known kind.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(512)
