@@ -62,9 +62,9 @@ def bone_vectors(pose: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Unit vectors (..., 3); 0, with a gradient of 0, where there is no direction."""
+    """Unit vectors (..., 3); 0, with a gradient of 0, where there is no direction; NaN stays."""
     squared = vectors.square().sum(-1, keepdim=True)
-    exists = squared > _SHORTEST**2
+    exists = ~(squared <= _SHORTEST**2)
     # The root of what is not there is never taken: its derivative is infinite.
     return torch.where(exists, vectors * torch.where(exists, squared, 1.0).rsqrt(), 0.0)
 
@@ -76,7 +76,7 @@ def bone_lengths(pose: Tensor, skeleton: Skeleton) -> Tensor:
 
 def _norm(vectors: Tensor) -> Tensor:
     squared = vectors.square().sum(-1, keepdim=True)
-    exists = squared > _SHORTEST**2
+    exists = ~(squared <= _SHORTEST**2)  # NaN stays: a joint that is none has no bone of length 0
     return torch.where(exists, torch.where(exists, squared, 1.0).sqrt(), 0.0)
 
 

@@ -174,6 +174,16 @@ def test_a_joint_that_never_counts_keeps_its_mean_length() -> None:
     torch.testing.assert_close(fixed[0], bone_lengths(pose, H36M_17).mean(0))
 
 
+def test_a_joint_that_is_nan_has_nan_bones_and_is_no_bone_of_length_0() -> None:
+    pose = poses(H36M_17, 2)
+    pose[0, 5] = torch.nan
+    bones = decompose(pose, H36M_17)
+    touched = [5, 6]  # the bone that ends in the knee, and the one that starts there
+    for value in (*bones.values(), bone_lengths(pose, H36M_17)):
+        lost = value.isnan().any(-1)
+        assert lost[0].nonzero().flatten().tolist() == touched and not bool(lost[1].any())
+
+
 def test_clips_keep_bones_of_their_own() -> None:
     pose = poses(H36M_17, 2, 20)
     alone = torch.stack([constant_bones(p, H36M_17) for p in pose])
