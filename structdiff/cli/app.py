@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import structdiff
-from structdiff.cli import datasets, info, molecules, samplers, timeseries
+from structdiff.cli import datasets, info, molecules, pose, samplers, timeseries
 
 app = typer.Typer(
     name="structdiff",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(molecules.app, name="molecules")
 app.add_typer(timeseries.app, name="timeseries")
+app.add_typer(pose.app, name="pose")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(samplers.app, name="samplers")
 app.command("info")(info.info)

@@ -11,19 +11,21 @@ from structdiff.errors import StructDiffError
 
 #: Third-party package -> the extras that install it; the first one where no head was asked for.
 EXTRAS = {
+    "av": ("pose", "audiovisual"),
     "fcd": ("molecules",),
     "filelock": ("datasets",),
     "gluonts": ("timeseries",),
-    "lightning": ("train", "timeseries"),
+    "h5py": ("pose",),
+    "lightning": ("train", "timeseries", "pose"),
     "matplotlib": ("plots",),
     "mne": ("eeg",),
-    "pandas": ("molecules", "timeseries"),
+    "pandas": ("molecules", "timeseries", "pose"),
     "pooch": ("datasets",),
     "pyarrow": ("parquet",),
     "rdkit": ("molecules",),
     "requests": ("datasets",),
-    "scipy": ("molecules", "timeseries"),
-    "sklearn": ("molecules", "timeseries"),
+    "scipy": ("molecules", "timeseries", "pose"),
+    "sklearn": ("molecules", "timeseries", "pose"),
     "sktime": ("sktime",),
     "torchdiffeq": ("dynamics",),
     "torchsde": ("dynamics",),
@@ -35,6 +37,8 @@ _HEADS = {
     "structdiff.timeseries": "timeseries",
     "structdiff.cli.timeseries": "timeseries",
     "structdiff.cli.series_": "timeseries",
+    "structdiff.pose": "pose",
+    "structdiff.cli.pose": "pose",
 }
 
 _REASONS = {

@@ -144,6 +144,28 @@ def _series(model: str, reference: str | None, batch_size: int | None) -> Compar
         return WindowComparison(loaded, loaded.panel_of(series.frame), name=model)
 
 
+def _poses(model: str, reference: str | None, batch_size: int | None) -> ComparableModel:
+    from structdiff.cli.pose import DEMO_CLIPS, DEMO_MODEL
+    from structdiff.cli.pose_files import naming, read_clips
+    from structdiff.cli.pose_models import load_lifter, skeleton_of
+    from structdiff.pose.comparison import LifterComparison
+
+    if batch_size is not None:
+        raise StructDiffError(
+            f"--batch-size {batch_size}: windows are lifted in batches of their own; leave it out"
+        )
+    if reference is None and model != DEMO_MODEL:
+        raise StructDiffError(
+            f"{model} has no clips to compare with: pass --reference, a file with 2D and 3D joints "
+            f"or {DEMO_CLIPS}"
+        )
+    loaded = load_lifter(model)
+    place = reference or DEMO_CLIPS
+    clips = read_clips(place, spatial=True, detected=reference is None, to=skeleton_of(loaded))
+    with naming(place):
+        return LifterComparison(loaded, clips, name=model)
+
+
 def _own_reference(model: str) -> Path | None:
     """The reference statistics beside a model's weights."""
     folders = [folder for folder in embedded_models() if folder.name == model] or [Path(model)]
@@ -154,4 +176,5 @@ def _own_reference(model: str) -> Path | None:
 _HEADS: dict[str, Callable[[str, str | None, int | None], Any]] = {
     "structdiff.molecules": _molecules,
     "structdiff.timeseries": _series,
+    "structdiff.pose": _poses,
 }

@@ -71,7 +71,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
         ),
         (["molecules", "evaluate", "no.csv", "--reference", "gdss-qm9"], "no.csv: no such file"),
         (["molecules", "info", "nothing"], "nothing: no such model"),
-        (["datasets", "fetch", "qm8"], "unknown dataset 'qm8' (did you mean 'qm9'?); known: comm"),
+        (["datasets", "fetch", "qm8"], "unknown dataset 'qm8' (did you mean 'qm9'?); known: cmu1"),
         (["datasets", "path", "qm9", "--file", "validation"], "has no file 'validation'; it has"),
     ],
 )
@@ -173,6 +173,8 @@ def brought(project: str, extra: str) -> set[str]:
         (["timeseries", "fit", "a.csv", "--out", "m", "--max-steps", "1"], "scipy", "timeseries"),
         (["timeseries", "synthesize", "--model", "tsdiff-demo"], "sklearn", "timeseries"),
         (["samplers", "compare", "--model", "tsdiff-demo"], "pandas", "timeseries"),
+        (["pose", "lift", "a.csv"], "sklearn", "pose"),
+        (["pose", "evaluate", "a.csv", "a.csv"], "pandas", "pose"),
         (["molecules", "sample"], "pandas", "molecules"),
         (["molecules", "sample"], "rdkit", "molecules"),
         (["samplers", "compare", "--model", "gdss-qm9"], "pandas", "molecules"),
