@@ -37,7 +37,7 @@ _SCORES = {
     "MPJPE": "MPJPE (mm)",
     "P-MPJPE": "P-MPJPE (mm)",
     "MPJVE": "MPJVE (mm/frame)",
-    "coverage (80 %)": "in 80 % (%)",
+    "coverage (80 %)": "in 80 % interval (%)",
 }
 _PARTS = [column for column in _SCORES if column != "frames"]
 

@@ -102,7 +102,7 @@ def moments(lifted: Lifted, count: int = 4, target: Any = None) -> Figure:
             confidence=None if sure is None else sure[frame],
             ax=flat,
         )
-        x, y = np.nanmean(seen[frame], axis=0) if np.isfinite(seen[frame]).any() else (half, half)
+        x, y = _middle(seen[frame])
         flat.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
         flat.set_title(_moment(frame, lifted.clip.fps), fontsize="medium")
         space: Any = figure.add_axes((left, 0.06, width, 0.48), projection="3d")
@@ -115,6 +115,12 @@ def moments(lifted: Lifted, count: int = 4, target: Any = None) -> Figure:
             legend.remove()
     figure.legend(handles=handles, frameon=False, loc="lower center", ncols=len(handles))
     return figure
+
+
+def _middle(joints: Any) -> Any:
+    """Of the box around the joints of a frame (J, 2)."""
+    there = joints[np.isfinite(joints).all(-1)]
+    return (there.min(0) + there.max(0)) / 2 if len(there) else np.zeros(2)
 
 
 def _half_side(seen: Any) -> float:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from structdiff.cli import main, pose_models
+from structdiff.cli.pose_files import read_clips
 from structdiff.pose import PoseDataset, PoseLifter, evaluate
 from structdiff.pose.baselines import MLPLifter
 from structdiff.pose.cameras import write_cameras
@@ -367,6 +369,29 @@ def test_what_checks_refuse_is_scored_without_them(
     assert row["MPJPE"] > 500 > 100 > row["P-MPJPE"] - row["P-MPJPE"]
 
 
+def test_archives_of_videopose3d_are_joined_by_plus_signs(workplace: Path) -> None:
+    # Human3.6M's 32 joints, of which 17 are kept (the card's list), in world metres.
+    first, second = clips()
+    kept = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
+    space = np.zeros((FRAMES, 32, 3))
+    space[:, kept] = first.poses
+    pairs = [first.keypoints, second.keypoints]
+    np.savez("2d.npz", positions_2d={"S1": {"Walking 1": pairs}}, metadata={"layout_name": "h36m"})
+    np.savez("3d.npz", positions_3d={"S1": {"Walking 1": space}})
+    cameras = [clip.camera.to_dict() for clip in (first, second)]
+    for camera in cameras:
+        turn = camera.pop("R_world_to_cam")
+        camera["orientation"] = (
+            Rotation.from_matrix(np.transpose(turn)).as_quat()[[3, 0, 1, 2]].tolist()
+        )
+        camera |= dict(zip(("res_w", "res_h"), camera.pop("res_wh"), strict=True))
+    Path("cameras.json").write_text(json.dumps({"S1": cameras}))
+    data = read_clips("3d.npz+cameras.json+2d.npz", spatial=True)
+    assert [clip.name for clip in data] == ["S1/Walking 1/0", "S1/Walking 1/1"]
+    np.testing.assert_allclose(data[1].in_camera(), second.in_camera(), atol=1e-5)
+    np.testing.assert_allclose(data[1].keypoints, second.keypoints)
+
+
 # ---------------------------------------------------------------- train
 
 
@@ -392,7 +417,7 @@ def test_training_keeps_a_model_and_scores_it_beside_one_frame(
     answer = json.loads(printed.out)["scores"]
     assert list(answer) == ["DDHPose, H = 5", "ridge, one frame", "MLP, one frame"]
     assert all(row["MPJPE (mm)"] > 0 for row in answer.values())
-    assert answer["ridge, one frame"]["in 80 % (%)"] is None
+    assert answer["ridge, one frame"]["in 80 % interval (%)"] is None
     assert "lift with `structdiff pose lift KEYPOINTS --model m`" in printed.err
     assert PoseLifter.from_pretrained("m").training_["steps"] == 40
     assert {"config.json", "model.safetensors", "scores.csv", "metrics.csv"} <= files(Path("m"))
