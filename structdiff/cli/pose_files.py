@@ -42,6 +42,7 @@ _OPTIONS = {
     r"\b(give|leave) (unit|axes|person)\b": r"\1 --\2",
     r"\bimage_size must\b": "--image-size must",
     r"\bimage_size=": "--image-size ",
+    r"--image-size \(width, height\)": "--image-size WIDTHxHEIGHT",
     r"\bwith camera= \(or --image-size \)": "with --camera or --image-size",
     r"\bwith camera=": "with --camera",
     r"\bsteps must\b": "--steps must",
