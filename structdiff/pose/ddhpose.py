@@ -12,18 +12,19 @@ from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
 from structdiff.arguments import whole, whole_seed
+from structdiff.denoisers import Denoiser
 from structdiff.devices import sampling_device
 from structdiff.errors import StructDiffError
 from structdiff.pose.data import PoseDataset
 from structdiff.pose.inputs import as_dataset, is_single
 from structdiff.pose.lifted import lifted_clip
-from structdiff.pose.models import build_denoiser, new_spec
+from structdiff.pose.models import ModelSpec, build_denoiser, new_spec
 from structdiff.pose.sampling import PoseSampler, choose_sampler
 from structdiff.pose.settings import check_settings, held_out, shortened
 from structdiff.pose.skeletons import Skeleton, get_skeleton
 from structdiff.pose.spread import calibrate, widened
 from structdiff.pose.storage import SavedPoseModel
-from structdiff.pose.windows import common_view, filled, normalised
+from structdiff.pose.windows import common_view, network_input
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         Frames that neighbouring windows of a clip share; None is the model's own.
     turn
         Share of training windows that are turned about the vertical in front of their camera; 0
-        where clips have no cameras.
+        where clips have no cameras. The preset turns none.
     direction_weight
         Of the loss of bone directions; 1 under the preset.
     lifter_share
@@ -248,14 +249,13 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
             view=common_view(list(data)),
         )
         batches = TrainingBatches(training_windows(self, learnt, spec), spec, self._seed())
-        self.spec_ = spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed())
-            self.denoiser_ = build_denoiser(spec)
-        self._pose_sampler()  # an impossible one is an error now, not after the training
-        self.training_ = train(self, batches, out, resume)
-        self.training_ |= {"clips": len(learnt), "held_out": len(kept)}
-        self.denoiser_.eval().requires_grad_(False)
+            denoiser = build_denoiser(spec)
+        self._pose_sampler(denoiser, spec)  # an impossible one is an error now, not afterwards
+        record = train(self, denoiser, batches, out, resume)
+        self.training_ = record | {"clips": len(learnt), "held_out": len(kept)}
+        self.spec_, self.denoiser_ = spec, denoiser.eval().requires_grad_(False)
         self.spread_, self.temperature_ = 1.0, None
         if len(kept):
             self._calibrate(kept, skeleton)
@@ -271,23 +271,20 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         return 0 if self.random_state is None else int(self.random_state)
 
     # --- lifting -----------------------------------------------------------------------------
-    def _pose_sampler(self) -> PoseSampler:
-        chosen = choose_sampler(self.spec_, self.denoiser_, self.sampler, self.steps)
-        return PoseSampler(self.denoiser_, self.spec_, chosen, self.flip, self.overlap)
+    def _pose_sampler(self, denoiser: Denoiser, spec: ModelSpec) -> PoseSampler:
+        chosen = choose_sampler(spec, denoiser, self.sampler, self.steps)
+        return PoseSampler(denoiser, spec, chosen, self.flip, self.overlap)
 
     def _hypotheses(
         self, data: PoseDataset, count: int, seed: int, what: str
     ) -> list[torch.Tensor]:
         """Root-relative hypotheses (H, T, J, 3) per clip, as the network spreads them."""
-        sampler = self._pose_sampler()
+        sampler = self._pose_sampler(self.denoiser_, self.spec_)
+        seen = [network_input(clip, self.spec_.view) for clip in data]
         self.denoiser_.to(sampling_device(self.accelerator))
         found = []
         with tqdm(total=data.frames, desc=what, unit="frame", disable=not self.progress) as bar:
-            for clip in data:
-                if clip.keypoints is None:
-                    raise StructDiffError(f"clip {clip.name!r} has no 2D keypoints to lift")
-                seen, _ = filled(clip.keypoints, f"clip {clip.name!r}")
-                x = normalised(seen, clip.image_size, clip.camera, self.spec_.view)
+            for x in seen:
                 found.append(sampler.lift(torch.from_numpy(x).float(), count, seed, bar))
         self.denoiser_.to("cpu")
         return found
@@ -308,8 +305,8 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         Parameters
         ----------
         keypoints_2d
-            (T, J, 2) pixels of one clip, a list of clips of any lengths, a
-            :class:`~structdiff.pose.data.PoseClip` or a :class:`~structdiff.pose.data.PoseDataset`.
+            (T, J, 2) pixels of one clip, a :class:`~structdiff.pose.data.PoseClip`, a list of
+            either, of any lengths, or a :class:`~structdiff.pose.data.PoseDataset`.
         image_size
             Width and height in pixels, one pair or one per clip; not needed where a camera has it.
         confidence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from structdiff.errors import StructDiffError
 from structdiff.pose.cameras import Camera
 from structdiff.pose.checks import check_dataset
 from structdiff.pose.data import PoseClip, PoseDataset
+from structdiff.pose.lenses import check_image_size
 from structdiff.pose.skeletons import Skeleton
 
 
@@ -34,8 +34,8 @@ def as_dataset(
     Parameters
     ----------
     keypoints
-        (T, J, 2) pixels of one clip, a list of those, a :class:`PoseClip` or a
-        :class:`PoseDataset`; the latter two bring everything else themselves.
+        (T, J, 2) pixels of one clip, a :class:`PoseClip`, a list of either, or a
+        :class:`PoseDataset`; clips bring everything else themselves.
     skeleton
         Of the joints.
     poses
@@ -54,7 +54,10 @@ def as_dataset(
         If parts do not fit together, or a check fails.
     """
     if isinstance(keypoints, PoseClip):
-        keypoints = PoseDataset((keypoints,), skeleton)
+        keypoints = [keypoints]
+    listed = isinstance(keypoints, (list, tuple)) and len(keypoints) > 0
+    if listed and all(isinstance(k, PoseClip) for k in keypoints):
+        keypoints = PoseDataset(tuple(keypoints), skeleton)
     if isinstance(keypoints, PoseDataset):
         given = {
             "poses": poses,
@@ -78,16 +81,41 @@ def as_dataset(
         )
     if not len(data):
         raise StructDiffError("there is no clip: give at least one")
+    for clip in data:
+        _check_clip(clip)
     if check:
         check_dataset(data)
     return data
+
+
+def _check_clip(clip: PoseClip) -> None:
+    """What no setting makes right."""
+    if not len(clip):
+        raise StructDiffError(f"clip {clip.name!r} has no frame: leave it out")
+    if clip.keypoints is None:
+        return
+    if np.isinf(clip.keypoints).any():
+        raise StructDiffError(
+            f"clip {clip.name!r} has infinite keypoints: mark missing joints by NaN"
+        )
+    sure, shape = clip.confidence, clip.keypoints.shape[:2]
+    if sure is not None and (sure.shape != shape or not (sure >= 0).all()):
+        raise StructDiffError(
+            f"the confidence of clip {clip.name!r} must be 0 or more, one number per keypoint "
+            f"{shape}, got shape {sure.shape}"
+        )
 
 
 def _from_arrays(
     keypoints: Any, skeleton: Skeleton, poses: Any, image_size: Any, confidence: Any, camera: Any
 ) -> PoseDataset:
     single = is_single(keypoints)
-    flat = [_numbers(k) for k in ([keypoints] if single else keypoints)]
+    if not single and not isinstance(keypoints, (list, tuple)):
+        raise StructDiffError(
+            "keypoints must be an array (T, J, 2) of pixels, a PoseClip, a list of either, or a "
+            f"PoseDataset, got {type(keypoints).__name__}"
+        )
+    flat = [keypoints] if single else keypoints
     count = len(flat)
 
     def each(name: str, value: Any, one: bool) -> list[Any]:
@@ -98,14 +126,14 @@ def _from_arrays(
             if single or name in ("image_size", "camera"):
                 return [value] * count
             raise StructDiffError(f"{name} of {count} clips must be a list of {count}")
-        values = list(value)
+        values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
         if len(values) != count:
             raise StructDiffError(f"{len(values)} {name} for {count} clips: give one each")
         return values
 
-    pairs = image_size is not None and np.ndim(image_size) == 1
-    sizes = each("image_size", image_size, pairs)
-    cameras = each("camera", camera, isinstance(camera, Camera))
+    several = isinstance(image_size, (list, tuple, np.ndarray)) and any(map(np.ndim, image_size))
+    sizes = each("image_size", image_size, not several)
+    cameras = each("camera", camera, not isinstance(camera, (list, tuple)))
     space = each("poses", poses, poses is not None and is_single(poses))
     sure = each("confidence", confidence, confidence is not None and is_single(confidence))
     clips = []
@@ -113,33 +141,33 @@ def _from_arrays(
         clips.append(
             PoseClip(
                 name=str(i),
-                keypoints=_finite(flat[i], f"clip {i}"),
-                poses=None if space[i] is None else _numbers(space[i]),
-                confidence=None if sure[i] is None else _numbers(sure[i]),
-                camera=cameras[i],
-                image_size=None if sizes[i] is None else _size(sizes[i]),
+                keypoints=_numbers(flat[i], f"keypoints of clip '{i}'"),
+                poses=None if space[i] is None else _numbers(space[i], f"poses of clip '{i}'"),
+                confidence=None if sure[i] is None else _numbers(sure[i], f"confidence of '{i}'"),
+                camera=_camera(cameras[i]),
+                image_size=None if sizes[i] is None else check_image_size(sizes[i]),
             )
         )
     return PoseDataset(tuple(clips), skeleton)
 
 
-def _numbers(values: Any) -> Any:
+def _numbers(values: Any, name: str) -> Any:
     """An array of floats, from tensors too."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise StructDiffError(f"{name} must be numbers in an array: {error}") from error
     if array.dtype.kind not in "fiu":
-        raise StructDiffError(f"joints must be numbers, got {array.dtype}")
+        raise StructDiffError(f"{name} must be numbers, got {array.dtype}")
     return array.astype(np.float64) if array.dtype.kind in "iu" else array
 
 
-def _finite(keypoints: Any, name: str) -> Any:
-    if np.isinf(keypoints).any():
-        raise StructDiffError(f"{name} has infinite keypoints: mark missing joints by NaN")
-    return keypoints
-
-
-def _size(size: Sequence[Any]) -> tuple[int, int]:
-    if len(size) != 2:
-        raise StructDiffError(f"image_size must be (width, height), got {tuple(size)}")
-    return int(size[0]), int(size[1])
+def _camera(camera: Any) -> Camera | None:
+    if camera is None or isinstance(camera, Camera):
+        return camera
+    raise StructDiffError(
+        f"camera must be a structdiff.pose.Camera, or a list with one per clip, got {camera!r} "
+        "(structdiff.pose.read_cameras reads files)"
+    )

@@ -130,7 +130,7 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
     """
     try:
         size = [float(v) for v in image_size]
-    except TypeError:
+    except (TypeError, ValueError):
         size = []
     if len(size) != 2 or not all(v >= 1 and v.is_integer() for v in size):
         raise StructDiffError(

@@ -169,20 +169,28 @@ def lifted_clip(
         As for :func:`~structdiff.pose.aggregation.aggregate`.
     bones
         ``"constant"`` gives every bone one length for the whole clip, ``"free"`` does not.
+
+    Raises
+    ------
+    StructDiffError
+        If no frame tells where the root is, or the method lacks keypoints.
     """
     if bones == "constant":
         drawn = constant_bones(drawn, skeleton)
     placed = clip.camera is not None or clip.image_size is not None
-    result = aggregate(
-        drawn.numpy(),
-        clip.keypoints if placed else None,
-        method=method,  # type: ignore[arg-type]
-        camera=clip.camera,
-        image_size=clip.image_size,
-        confidence=clip.confidence,
-        temperature=temperature,
-        smooth=_SMOOTHED,
-    )
+    try:
+        result = aggregate(
+            drawn.numpy(),
+            clip.keypoints if placed else None,
+            method=method,  # type: ignore[arg-type]
+            camera=clip.camera,
+            image_size=clip.image_size,
+            confidence=clip.confidence,
+            temperature=temperature,
+            smooth=_SMOOTHED,
+        )
+    except StructDiffError as error:
+        raise StructDiffError(f"clip {clip.name!r}: {error}") from error
     mean = result.pose
     if bones == "constant":
         mean = constant_bones(torch.from_numpy(mean), skeleton).numpy()

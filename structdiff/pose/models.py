@@ -118,8 +118,13 @@ def new_spec(
     Raises
     ------
     StructDiffError
-        If the preset is unknown, or a published layout is asked for with a lifter.
+        If the preset is unknown, or a published layout cannot be trained so.
     """
+    if layout == "d3dp":
+        raise StructDiffError(
+            "layout 'd3dp' is that of published weights, which noise joints: load them "
+            "(PoseLifter.from_published), or train another layout"
+        )
     if preset not in (None, *PRESETS):
         raise StructDiffError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)} or None")
     common: dict[str, Any] = {

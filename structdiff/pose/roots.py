@@ -221,7 +221,8 @@ def fill_gaps(root: Tensor) -> Tensor:
     if not known.any(-1).all():
         raise StructDiffError(
             "a clip has no frame whose keypoints tell a root: give keypoints with confidence "
-            "above 0, at least two per frame"
+            "above 0, at least two per frame; where they are there, its poses are not those of a "
+            "person who is seen so"
         )
     time = torch.arange(root.shape[-2], device=root.device).expand(known.shape)
     last = root.shape[-2]

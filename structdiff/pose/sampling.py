@@ -160,7 +160,7 @@ class PoseSampler:
         self._ready: tuple[Any, ...] = ()
         if not 0 <= self.overlap < spec.frames:
             raise StructDiffError(
-                f"windows of {spec.frames} frames can share 0 to {spec.frames - 1} of them, not "
+                f"windows of {spec.frames} frames overlap in 0 to {spec.frames - 1} of them, not "
                 f"{self.overlap}"
             )
 
@@ -187,12 +187,14 @@ class PoseSampler:
         cuts = Cuts(len(keypoints), self.spec.frames, self.overlap)
         windows = cuts.cut(keypoints)
         at_once = max(1, ROWS // hypotheses)
-        parts = []
+        parts, shown = [], 0
         for start in range(0, len(windows), at_once):
             rows = slice(start, start + at_once)
             parts.append(self._windows(windows[rows], cuts.numbers[rows], hypotheses, seed))
             if bar is not None:
-                bar.update(len(keypoints) * len(windows[rows]) / len(windows))
+                done = len(keypoints) * min(start + at_once, len(windows)) // len(windows)
+                bar.update(done - shown)
+                shown = done
         joined = cuts.join(torch.cat(parts).transpose(0, 1))
         if not bool(joined.isfinite().all()):
             raise StructDiffError(

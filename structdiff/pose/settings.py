@@ -19,6 +19,7 @@ BONES = ("free", "constant")
 _COUNTS = ("frames", "width", "depth", "heads", "lifter_width", "lifter_blocks", "n_hypotheses")
 _TRAINING = ("batch_size", "max_steps", "checkpoint_every")
 _SHARES = ("dropout", "turn", "lifter_share", "calibration")
+_BELOW_1 = ("dropout", "calibration")
 
 
 def check_settings(model: PoseLifter) -> None:
@@ -27,8 +28,9 @@ def check_settings(model: PoseLifter) -> None:
         whole(name, getattr(model, name))
     for name in _SHARES:
         value = getattr(model, name)
-        if not is_number(value) or not 0 <= value <= 1 or (name == "dropout" and value == 1):
-            raise StructDiffError(f"{name} must lie between 0 and 1, got {value!r}")
+        if not is_number(value) or not 0 <= value <= 1 or (name in _BELOW_1 and value == 1):
+            end = "1 (excluded)" if name in _BELOW_1 else "1"
+            raise StructDiffError(f"{name} must lie between 0 and {end}, got {value!r}")
     for name in ("learning_rate", "max_minutes"):
         value = getattr(model, name)
         if value is None and name == "max_minutes":
@@ -44,6 +46,7 @@ def check_settings(model: PoseLifter) -> None:
             raise StructDiffError(
                 f"unknown {name} {getattr(model, name)!r}: choose one of {', '.join(known)}"
             )
+    whole_seed("overlap", model.overlap)
     whole_seed("random_state", model.random_state)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from structdiff.denoisers import Denoiser
 from structdiff.objectives import Uniform
 from structdiff.pose.augmentation import TurnedFrames
 from structdiff.pose.data import PoseDataset
@@ -72,22 +73,29 @@ class TrainingBatches:
 def training_windows(
     model: PoseLifter, data: PoseDataset, spec: ModelSpec
 ) -> TrainingFrames | TurnedFrames:
-    """The windows that a model is trained on."""
-    published = model.preset == "paper"
+    """The windows that a model is trained on; the published training turns none."""
+    if model.preset == "paper":
+        return TrainingFrames(data, spec.frames, spec.view, published=True)
     if model.turn:
-        return TurnedFrames(data, spec.frames, spec.view, published, model.turn)
-    return TrainingFrames(data, spec.frames, spec.view, published)
+        return TurnedFrames(data, spec.frames, spec.view, share=model.turn)
+    return TrainingFrames(data, spec.frames, spec.view)
 
 
 def train(
-    model: PoseLifter, batches: TrainingBatches, out: str | Path | None, resume: bool
+    model: PoseLifter,
+    denoiser: Denoiser,
+    batches: TrainingBatches,
+    out: str | Path | None,
+    resume: bool,
 ) -> dict[str, Any]:
-    """Fit ``model.denoiser_`` in place and return a record of the training.
+    """Fit a denoiser in place and return a record of the training.
 
     Parameters
     ----------
     model
-        Holds the settings and the denoiser.
+        Holds the settings.
+    denoiser
+        With fresh weights.
     batches
         Training set.
     out, resume
@@ -113,7 +121,7 @@ def train(
         )
     )
     module = DiffusionModule(
-        model.denoiser_,
+        denoiser,
         objective,
         learning_rate=model.learning_rate,
         weight_decay=model.weight_decay,

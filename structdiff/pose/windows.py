@@ -107,6 +107,32 @@ def filled(keypoints: Array, name: str) -> tuple[Array, npt.NDArray[np.bool_]]:
     return whole, present
 
 
+def network_input(clip: PoseClip, view: Sequence[float] | None) -> Array:
+    """The 2D joints of a clip as the network sees them (T, J, 2), missing ones filled in.
+
+    Parameters
+    ----------
+    clip
+        With keypoints in pixels.
+    view
+        See :func:`normalised`.
+
+    Raises
+    ------
+    StructDiffError
+        If the clip has no keypoints, one that is never seen or has no ray, or nothing says how
+        large its image is.
+    """
+    name = f"clip {clip.name!r}"
+    if clip.keypoints is None:
+        raise StructDiffError(f"{name} has no 2D keypoints")
+    seen, _ = filled(clip.keypoints, name)
+    try:
+        return normalised(seen, clip.image_size, clip.camera, view)
+    except StructDiffError as error:
+        raise StructDiffError(f"{name}: {error}") from error
+
+
 class Cuts:
     """Where windows of N frames lie in a clip of T frames, and how their answers become one.
 
@@ -193,8 +219,7 @@ class TrainingFrames:
             if clip.keypoints is None or clip.poses is None:
                 lacking = "2D keypoints" if clip.keypoints is None else "3D poses"
                 raise StructDiffError(f"clip {clip.name!r} has no {lacking}: training needs both")
-            seen, _ = filled(clip.keypoints, f"clip {clip.name!r}")
-            keypoints.append(normalised(seen, clip.image_size, clip.camera, view))
+            keypoints.append(network_input(clip, view))
             pose = clip.in_camera()
             broken = ~np.isfinite(pose).all((1, 2))
             if broken.any():

@@ -193,7 +193,7 @@ def test_the_flip_test_is_on_while_sampling_only(flip):
 
 @pytest.mark.parametrize("overlap", [-1, 9, 100])
 def test_an_impossible_overlap_is_refused(overlap):
-    with pytest.raises(StructDiffError, match=f"share 0 to 8 of them, not {overlap}"):
+    with pytest.raises(StructDiffError, match=f"overlap in 0 to 8 of them, not {overlap}"):
         sampler(overlap=overlap)
 
 
