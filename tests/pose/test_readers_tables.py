@@ -9,7 +9,7 @@ import pytest
 
 from structdiff.errors import StructDiffError
 from structdiff.pose.cameras import Camera
-from structdiff.pose.data import PoseClip, PoseDataset, load_cmu17
+from structdiff.pose.data import PoseClip, PoseDataset, load_cmu17, load_cmu17_demo
 from structdiff.pose.lifted import Lifted
 from structdiff.pose.readers import read_hypotheses, read_poses, write_poses
 from structdiff.pose.skeletons import COCO_17, H36M_17, MPI_INF_3DHP_17, Skeleton, convert
@@ -344,3 +344,41 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         write_poses(tmp_path / "a.npz", PoseDataset((clip(), clip())))
     with pytest.raises(StructDiffError, match="16 joints"):
         write_poses(tmp_path / "a.npz", body()[:, :16])
+
+
+def lifted(scale: float) -> Lifted:
+    """What a model that has learnt nothing makes of a clip."""
+    clip = load_cmu17_demo()[0]
+    poses = np.random.default_rng(0).normal(scale=scale, size=(1, len(clip), 17, 3))
+    poses -= poses[:, :, :1]
+    return Lifted(poses[0], poses, np.zeros_like(poses[0]), clip, H36M_17, "p-agg")
+
+
+def test_lifted_poses_are_read_back_however_wrong_their_proportions(tmp_path: Path) -> None:
+    """What a weak model lifts is a result to be scored, not a file with another joint order."""
+    weak = lifted(0.3)
+    read = read_poses(write_poses(tmp_path / "weak.npz", weak))
+    assert np.allclose(read[0].poses, weak.mean)
+
+
+def test_the_unit_of_lifted_poses_is_checked_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(StructDiffError, match="millimetres"):
+        read_poses(write_poses(tmp_path / "mm.npz", lifted(300.0)))
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv"])
+def test_a_file_that_cannot_be_written_leaves_the_former_one(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"poses.{ending}"
+    write_poses(path, np.zeros((2, 17, 3)), skeleton="h36m17")
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_poses(path, np.ones((2, 17, 3)), skeleton="h36m17")
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structdiff.errors import StructDiffError
-from structdiff.pose.checks import check_dataset
+from structdiff.pose.checks import check_dataset, check_metres
 from structdiff.pose.data import PoseClip, PoseDataset
 from structdiff.pose.skeletons import Skeleton, convert, convert_confidence, get_skeleton
 
@@ -35,7 +35,9 @@ def finished(
 ) -> PoseDataset:
     """The clips that were read, on the skeleton asked for, checked in their own joint order.
 
-    ``cameras`` is for poses that stand where they stood: only these fit their keypoints.
+    ``cameras`` is for poses that stand where they stood: only these fit their keypoints. Poses
+    without a place are lifted ones, whose proportions may be as wrong as their model; of these the
+    unit is checked alone.
 
     Raises
     ------
@@ -47,12 +49,21 @@ def finished(
         raise StructDiffError(f"{source} holds no clip that was asked for")
     if check:
         try:
-            check_dataset(data)
-            for clip in data if cameras else ():
-                check_camera(clip)
+            check_dataset(data if cameras else _without_poses(data))
+            for clip in data:
+                if cameras:
+                    check_camera(clip)
+                elif clip.poses is not None:
+                    check_metres(clip.poses, f"poses of clip {clip.name!r}")
         except StructDiffError as error:
             raise StructDiffError(f"{source}: {error}. (check=False reads it as it is)") from error
     return data if skeleton is None else converted(data, get_skeleton(skeleton))
+
+
+def _without_poses(data: PoseDataset) -> PoseDataset:
+    """The clips that have keypoints, with nothing else to look at."""
+    seen = [clip for clip in data if clip.keypoints is not None]
+    return replace(data, clips=tuple(replace(clip, poses=None) for clip in seen))
 
 
 def converted(data: PoseDataset, skeleton: Skeleton) -> PoseDataset:

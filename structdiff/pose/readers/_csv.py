@@ -13,6 +13,7 @@ import numpy.typing as npt
 from structdiff.errors import StructDiffError
 from structdiff.pose.cameras import Camera
 from structdiff.pose.skeletons import SKELETONS, Skeleton
+from structdiff.storage import write_whole
 
 Array = npt.NDArray[np.floating]
 
@@ -46,9 +47,8 @@ def write_csv(path: Path, records: list[dict[str, Any]], skeleton: Skeleton, for
     lines = [f"# {k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in head.items()]
     lines += [f"# clip: {json.dumps(_statement(record), default=float)}" for record in records]
     table = pd.concat([_rows(record, kind, skeleton) for record in records], ignore_index=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write("\n".join(lines) + "\n")
-        table.to_csv(file, index=False, lineterminator="\n")
+    rows = table.to_csv(index=False, lineterminator="\n")
+    write_whole(path, f"{chr(10).join(lines)}\n{rows}".encode())
 
 
 def _statement(record: dict[str, Any]) -> dict[str, Any]:

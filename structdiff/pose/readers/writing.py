@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from structdiff.pose.cameras import Camera
 from structdiff.pose.data import Axes, PoseClip, PoseDataset
 from structdiff.pose.readers._csv import write_csv
 from structdiff.pose.skeletons import H36M_17, Skeleton, get_skeleton
+from structdiff.storage import write_whole
 
 FORMAT = "structdiff.poses/1"
 
@@ -122,5 +124,6 @@ def _write_npz(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) ->
                 value = json.dumps(value.to_dict())
             if key != "name" and value is not None:
                 content[prefix + key] = np.asarray(value)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **content)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **content)
+    write_whole(path, packed.getvalue())
