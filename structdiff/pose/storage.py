@@ -60,6 +60,8 @@ class SavedPoseModel(SavedEstimator):
         self.temperature_ = None if temperature is None else float(temperature)
         if not (math.isfinite(self.spread_) and self.spread_ > 0):
             raise ValueError(f"no spread is {self.spread_}")
+        if self.temperature_ is not None and not self.temperature_ >= 0:
+            raise ValueError(f"no temperature is {self.temperature_}")
 
     def _expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return expected_tensors(lambda: build_denoiser(self.spec_).network)
@@ -116,6 +118,8 @@ class SavedPoseModel(SavedEstimator):
 
 def _check_sizes(spec: ModelSpec) -> None:
     skeleton = Skeleton.from_dict(spec.skeleton)
+    if "layout" not in spec.network:
+        raise ValueError("the network does not say its layout")
     named = {k: v for k, v in spec.network.items() if isinstance(v, int)}
     check_widths({**named, **{k: v for k, v in (spec.lifter or {}).items() if k != "dropout"}})
     sizes = (spec.frames, len(skeleton))
