@@ -1,7 +1,8 @@
 """The one Lightning module: any denoiser, any objective.
 
-Every random number of a training step is a function of (seed, batch number, rank), so a resumed run
-continues exactly where the interrupted one stopped and needs no generator state.
+Every random number of a training step, those of dropout included, is a function of (seed, batch
+number, rank), so a resumed run continues exactly where the interrupted one stopped and needs no
+generator state.
 """
 
 from __future__ import annotations
@@ -81,8 +82,13 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: State | Tensor | tuple[State, Any], batch_idx: int) -> Tensor:
         """Mean loss of one batch: a state, or a (state, condition) pair."""
         x0, condition = batch if isinstance(batch, tuple) else (batch, None)
-        source = SeededNoise(mix_seed(self.seed, self.batches_seen, self.global_rank))
-        loss = self.objective(self.denoiser, as_state(x0), condition, source).mean()
+        place = self.seed, self.batches_seen, self.global_rank
+        source = SeededNoise(mix_seed(*place))
+        # Dropout knows no source: it draws from torch's global generators, which are put back.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(mix_seed(*place, 1))
+            loss = self.objective(self.denoiser, as_state(x0), condition, source).mean()
         # Here and not after the batch, where callbacks have written the checkpoint already.
         self.batches_seen += 1
         self.objective.update(self._over_processes(loss.detach()))

@@ -220,6 +220,29 @@ def test_seeds_mix_to_distinct_63_bit_numbers() -> None:
 
 
 # --- states ----------------------------------------------------------------------------------
+class Forgetful(Constant):
+    """Drops half of its answer in training."""
+
+    def forward(self, x: State, log_snr: dict[str, Tensor], condition: object = None) -> State:
+        answer = (self.value + 0.3).expand_as(x["x"])
+        return State({"x": nn.functional.dropout(answer, 0.5, self.training)})
+
+
+def test_dropout_is_a_function_of_the_seed_and_leaves_the_global_generator_alone() -> None:
+    def losses(seed: int) -> list[float]:
+        module = DiffusionModule(Denoiser(Forgetful(), System(VP()), "data"), Distance(), seed=seed)
+        module.log = lambda *a, **k: None
+        batch = State({"x": torch.zeros(4, 50)})
+        return [module.training_step(batch, i).item() for i in range(3)]
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = losses(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert losses(0) == first and len({*first, *losses(1)}) > 3
+
+
 def test_states_keep_their_masks_on_the_way_to_the_device() -> None:
     module = DiffusionModule(Denoiser(Constant(), System(VP())), DenoisingScoreMatching())
     mask = torch.tensor([[True], [False]])
