@@ -271,7 +271,7 @@ class _Scene:
                 "give a camera with its image size, or image_size=(width, height)"
             )
         camera = Camera.pinhole(size) if camera is None else replace(camera, image_size=size)
-        seen = torch.as_tensor(np.asarray(keypoints)).double()
+        seen = torch.from_numpy(np.array(keypoints, dtype=np.float64))
         frames, joints = hypotheses.shape[1:3]
         if seen.shape != (frames, joints, 2):
             raise StructDiffError(
