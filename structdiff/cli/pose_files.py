@@ -150,7 +150,7 @@ def _by_content(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _converted(data: PoseDataset, to: Skeleton | None) -> PoseDataset:
-    from structdiff.pose.readers._common import converted
+    from structdiff.pose.readers import converted
 
     return data if to is None else converted(data, to)
 

@@ -75,7 +75,7 @@ def load_lifter(
     model.set_params(**{k: v for k, v in given.items() if v is not None}, progress=True)
     try:
         check_settings(model)
-        model._pose_sampler()
+        model.pose_sampler()
     except CheckpointError:
         raise
     except StructDiffError as error:

@@ -252,7 +252,7 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed())
             denoiser = build_denoiser(spec)
-        self._pose_sampler(denoiser, spec)  # an impossible one is an error now, not afterwards
+        self.pose_sampler(denoiser, spec)  # an impossible one is an error now, not afterwards
         record = train(self, denoiser, batches, out, resume)
         self.training_ = record | {"clips": len(learnt), "held_out": len(kept)}
         self.spec_, self.denoiser_ = spec, denoiser.eval().requires_grad_(False)
@@ -271,7 +271,18 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         return 0 if self.random_state is None else int(self.random_state)
 
     # --- lifting -----------------------------------------------------------------------------
-    def _pose_sampler(self, denoiser: Denoiser, spec: ModelSpec) -> PoseSampler:
+    def pose_sampler(
+        self, denoiser: Denoiser | None = None, spec: ModelSpec | None = None
+    ) -> PoseSampler:
+        """What hypotheses are drawn with; an impossible sampler or number of steps is an error.
+
+        Parameters
+        ----------
+        denoiser, spec
+            The fitted model's own by default.
+        """
+        denoiser = self.denoiser_ if denoiser is None else denoiser
+        spec = self.spec_ if spec is None else spec
         chosen = choose_sampler(spec, denoiser, self.sampler, self.steps)
         return PoseSampler(denoiser, spec, chosen, self.flip, self.overlap)
 
@@ -279,7 +290,7 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         self, data: PoseDataset, count: int, seed: int, what: str
     ) -> list[torch.Tensor]:
         """Root-relative hypotheses (H, T, J, 3) per clip, as the network spreads them."""
-        sampler = self._pose_sampler(self.denoiser_, self.spec_)
+        sampler = self.pose_sampler()
         seen = [network_input(clip, self.spec_.view) for clip in data]
         self.denoiser_.to(sampling_device(self.accelerator))
         found = []

@@ -10,12 +10,14 @@
 :func:`read_mpi_inf_3dhp_npz`     MPI-INF-3DHP in the archives of P-STMO and D3DP
 :func:`read_h36m_cameras`         calibrations in Human3.6M's terms
 :func:`convert_to_plain_npz`      pickled archives as plain ones
+:func:`converted`                 a data set on another skeleton
 ================================  ================================================================
 
 No reader executes a pickle. Every one checks units, joint order and axes
 (:mod:`structdiff.pose.checks`) and says in ``notes`` what it had to do.
 """
 
+from structdiff.pose.readers._common import converted
 from structdiff.pose.readers.archives import convert_to_plain_npz
 from structdiff.pose.readers.h36m_cameras import read_h36m_cameras
 from structdiff.pose.readers.keypoint_json import read_keypoint_json
@@ -31,6 +33,7 @@ from structdiff.pose.readers.writing import write_poses
 
 __all__ = [
     "convert_to_plain_npz",
+    "converted",
     "read_h36m_cameras",
     "read_hypotheses",
     "read_keypoint_json",
