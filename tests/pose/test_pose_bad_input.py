@@ -9,7 +9,6 @@ import pytest
 
 from structdiff.errors import StructDiffError
 from structdiff.pose import PoseClip, PoseDataset, PoseLifter
-from structdiff.pose.settings import held_out, shortened
 from structdiff.pose.skeletons import COCO_17, H36M_17, MPI_INF_3DHP_17, conversion_matrix
 from support.poses import SIZE, arrays, camera, quick, walks
 
@@ -401,31 +400,3 @@ def test_a_clip_whose_poses_fit_no_keypoints_is_named(model, clip):
     point = np.full((2, 17, 2), 500.0)
     with pytest.raises(StructDiffError, match=r"clip '1'.*tell a root.*seen so"):
         model.predict([clip, point], image_size=SIZE, check=False)
-
-
-# --- what is held out ------------------------------------------------------------------------
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.99])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_views_of_a_motion_are_held_out_together_and_something_is_left(share, seed):
-    data = PoseDataset((*walks(3, 10), *walks(2, 4, first=3)))
-    learnt, kept = held_out(data, share, seed)
-    names = [{clip.name.split("/")[0] for clip in part} for part in (learnt, kept)]
-    assert not names[0] & names[1] and len(learnt) > 0
-    assert learnt.frames + kept.frames == data.frames
-    assert kept.frames <= share * data.frames
-
-
-def test_a_motion_whose_name_has_no_view_is_one_of_its_own():
-    data = walks(4, 5, 1)
-    data = PoseDataset(tuple(replace(c, name=str(i)) for i, c in enumerate(data)))
-    learnt, kept = held_out(data, 0.5, 0)
-    assert len(learnt) == len(kept) == 2
-
-
-def test_the_beginnings_of_clips_are_calibrated_on():
-    data = walks(2, 30)
-    for frames, least, each in ((40, 5, 10), (40, 20, 20), (4000, 5, 30)):
-        short = shortened(data, frames, least)
-        assert [len(clip) for clip in short] == [each] * 4
-        assert np.array_equal(short[1].poses, data[1].poses[:each])
-        assert np.array_equal(short[1].keypoints, data[1].keypoints[:each])

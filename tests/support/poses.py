@@ -5,6 +5,7 @@ World axes: x forward, y to the left, z up, metres.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,12 @@ def walks(
                 )
             )
     return PoseDataset(tuple(clips), H36M_17)
+
+
+def strangers() -> PoseDataset:
+    """Clips of people that no model is trained on, of 25, 4 and 12 frames."""
+    clips = [walks(1, frames, 1, first=7 + i)[0] for i, frames in enumerate((25, 4, 12))]
+    return PoseDataset(tuple(replace(clip, name=str(i)) for i, clip in enumerate(clips)))
 
 
 def arrays(data: PoseDataset) -> dict[str, list[Any]]:
