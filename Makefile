@@ -1,7 +1,7 @@
 # Every target starts from nothing but Python and make: the first one to run creates $(VENV) and
 # installs the tested set of packages, the others find it there.
 #
-#   make demo     new molecules and forecasts from the embedded weights, their metrics, pictures
+#   make demo     molecules, forecasts and 3D poses from the embedded weights, metrics, pictures
 #   make test     formatting, lint, import contracts, types of the public core, tests
 #   make paper    slow reproductions of published figures
 #   make lint     the static part of `make test`
@@ -39,7 +39,10 @@ demo: $(STAMP)
 	$(BIN)/structdiff molecules evaluate demo_output/molecules.csv --reference gdss-qm9 \
 		--plot demo_output/properties.png
 	$(BIN)/structdiff timeseries demo --out demo_output/forecast.csv --plot demo_output/forecast.png
-	@echo "written: demo_output/molecules.csv, grid.png, properties.png, forecast.csv, forecast.png"
+	$(BIN)/structdiff pose demo --out demo_output/poses.npz --plot demo_output/poses.png \
+		--video demo_output/poses.mp4
+	@echo "written: demo_output/molecules.csv, grid.png, properties.png, forecast.csv, forecast.png,"
+	@echo "         poses.npz, poses.png, poses.mp4"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
