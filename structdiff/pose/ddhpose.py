@@ -81,8 +81,11 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         Share of the training clips held out to calibrate the spread of the hypotheses that the
         model's own sampler draws; none under the preset. Views of a motion, named ``motion/view``,
         stay together.
-    batch_size, max_steps, max_minutes, learning_rate, weight_decay, precision
+    max_steps, max_minutes, precision
         Of training, which stops after the steps or the minutes, whichever come first.
+    batch_size, learning_rate, weight_decay
+        None is 16 windows, 1e-3 and 0.01; under the preset ``1024 // frames``, 1e-4 and 0.1 as
+        published, at a constant rate.
     checkpoint_every
         Optimiser steps between checkpoints, when ``fit`` is given a folder.
     accelerator
@@ -132,11 +135,11 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         direction_weight: float = 0.1,
         lifter_share: float = 0.9,
         calibration: float = 0.06,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         max_steps: int = 6000,
         max_minutes: float | None = None,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.01,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
         precision: str = "32-true",
         checkpoint_every: int = 500,
         accelerator: str = "auto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -17,10 +18,13 @@ from structdiff.pose.aggregation import aggregate
 from structdiff.pose.cameras import Camera
 from structdiff.pose.data import PoseClip
 from structdiff.pose.kinematics import constant_bones
+from structdiff.pose.roots import NoRootError
 from structdiff.pose.skeletons import Skeleton
 from structdiff.pose.spread import spread_of
 
 Array = npt.NDArray[np.floating]
+_WITHOUT_ROOT = ("p-agg", "median")
+"""Ways to one pose that need no keypoints."""
 _SMOOTHED = 5.0
 """Frames that the depth of a trajectory is smoothed over."""
 
@@ -44,8 +48,8 @@ class Lifted:
     method
         How the hypotheses became one pose, and with which root.
     root
-        Where the root stands in camera axes (T, 3); None where the image size alone says too
-        little.
+        Where the root stands in camera axes (T, 3); None where neither camera nor image size is
+        known, or no frame tells (a warning then says so).
     camera_assumed
         Whether ``root`` rests on a guessed camera: its depth is then a guess too.
     """
@@ -173,22 +177,26 @@ def lifted_clip(
     Raises
     ------
     StructDiffError
-        If no frame tells where the root is, or the method lacks keypoints.
+        If the method lacks keypoints, or needs a root that no frame tells.
     """
     if bones == "constant":
         drawn = constant_bones(drawn, skeleton)
     placed = clip.camera is not None or clip.image_size is not None
+    seen: dict[str, Any] = {
+        "camera": clip.camera,
+        "image_size": clip.image_size,
+        "confidence": clip.confidence,
+        "smooth": _SMOOTHED,
+    }
+    how: dict[str, Any] = {"method": method, "temperature": temperature}
     try:
-        result = aggregate(
-            drawn.numpy(),
-            clip.keypoints if placed else None,
-            method=method,  # type: ignore[arg-type]
-            camera=clip.camera,
-            image_size=clip.image_size,
-            confidence=clip.confidence,
-            temperature=temperature,
-            smooth=_SMOOTHED,
-        )
+        result = aggregate(drawn.numpy(), clip.keypoints if placed else None, **how, **seen)
+    except NoRootError as error:
+        if method not in _WITHOUT_ROOT:
+            raise StructDiffError(f"clip {clip.name!r}: {error}") from error
+        # One clip without a place is no reason to lose the poses of all.
+        warnings.warn(f"clip {clip.name!r} has no trajectory: {error}", stacklevel=2)
+        result = aggregate(drawn.numpy(), **how)
     except StructDiffError as error:
         raise StructDiffError(f"clip {clip.name!r}: {error}") from error
     mean = result.pose

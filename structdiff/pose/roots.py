@@ -31,6 +31,10 @@ _MEDIAN_LENGTH = math.sqrt(2 * math.log(2))
 """Median length of a 2D normal vector, in standard deviations of a coordinate."""
 
 
+class NoRootError(StructDiffError):
+    """No frame of a clip tells where its person stands."""
+
+
 def least_squares_root(pose: Tensor, rays: Tensor, weights: Tensor | None = None) -> Tensor:
     """Root position by weighted linear least squares, differentiable in pose, rays and weights.
 
@@ -212,14 +216,14 @@ def fill_gaps(root: Tensor) -> Tensor:
 
     Raises
     ------
-    StructDiffError
+    NoRootError
         If a trajectory has no known root.
     """
     known = torch.isfinite(root).all(-1)
     if known.all():
         return root
     if not known.any(-1).all():
-        raise StructDiffError(
+        raise NoRootError(
             "a clip has no frame whose keypoints tell a root: give keypoints with confidence "
             "above 0, at least two per frame; where they are there, its poses are not those of a "
             "person who is seen so"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -18,27 +18,48 @@ if TYPE_CHECKING:
 BONES = ("free", "constant")
 _COUNTS = ("frames", "width", "depth", "heads", "lifter_width", "lifter_blocks", "n_hypotheses")
 _TRAINING = ("batch_size", "max_steps", "checkpoint_every")
+_RATES = ("learning_rate", "weight_decay")
+_CHOSEN = ("batch_size", *_RATES, "max_minutes")
+"""Settings that may be None: the model chooses, or there is no limit."""
 _SHARES = ("dropout", "turn", "lifter_share", "calibration")
 _BELOW_1 = ("dropout", "calibration")
 
 
+@dataclass(frozen=True)
+class Optimisation:
+    """Settings of the optimiser, chosen where the model leaves them open."""
+
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+
+    @classmethod
+    def of(cls, model: PoseLifter) -> Optimisation:
+        """The model's own, or those of its preset (DDHPose's code: 1024 frames a batch)."""
+        own = cls(16, 1e-3, 0.01)
+        if model.preset == "paper":
+            own = cls(max(1, 1024 // int(model.frames)), 1e-4, 0.1)
+        given = {name: getattr(model, name) for name in ("batch_size", *_RATES)}
+        return replace(own, **{name: v for name, v in given.items() if v is not None})
+
+
 def check_settings(model: PoseLifter) -> None:
     """Raise StructDiffError, naming the setting and what would be right, for an impossible one."""
-    for name in (*_COUNTS, *_TRAINING):
-        whole(name, getattr(model, name))
-    for name in _SHARES:
-        value = getattr(model, name)
+
+    def given(*names: str) -> list[tuple[str, Any]]:
+        values = [(name, getattr(model, name)) for name in names]
+        return [(k, v) for k, v in values if v is not None or k not in _CHOSEN]
+
+    for name, value in given(*_COUNTS, *_TRAINING):
+        whole(name, value)
+    for name, value in given(*_SHARES):
         if not is_number(value) or not 0 <= value <= 1 or (name in _BELOW_1 and value == 1):
             end = "1 (excluded)" if name in _BELOW_1 else "1"
             raise StructDiffError(f"{name} must lie between 0 and {end}, got {value!r}")
-    for name in ("learning_rate", "max_minutes"):
-        value = getattr(model, name)
-        if value is None and name == "max_minutes":
-            continue
+    for name, value in given("learning_rate", "max_minutes"):
         if not is_number(value) or not value > 0:
             raise StructDiffError(f"{name} must be a positive number, got {value!r}")
-    for name in ("weight_decay", "direction_weight"):
-        value = getattr(model, name)
+    for name, value in given("weight_decay", "direction_weight"):
         if not is_number(value) or not value >= 0:
             raise StructDiffError(f"{name} must be a number from 0 on, got {value!r}")
     for name, known in (("bones", BONES), ("aggregation", get_args(Method))):

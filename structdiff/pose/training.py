@@ -17,6 +17,7 @@ from structdiff.pose.data import PoseDataset
 from structdiff.pose.denoising import mirrored_joints, pose_state
 from structdiff.pose.models import ModelSpec
 from structdiff.pose.objective import DisentangledLoss, OftenPureNoise
+from structdiff.pose.settings import Optimisation
 from structdiff.pose.skeletons import Skeleton
 from structdiff.pose.windows import TrainingFrames
 from structdiff.state import State
@@ -102,6 +103,7 @@ def train(
         As for :meth:`PoseLifter.fit`.
     """
     paper, seed = model.preset == "paper", model._seed()
+    chosen = Optimisation.of(model)
     settings = TrainingSettings(
         max_steps=model.max_steps,
         precision=model.precision,
@@ -123,15 +125,15 @@ def train(
     module = DiffusionModule(
         denoiser,
         objective,
-        learning_rate=model.learning_rate,
-        weight_decay=model.weight_decay,
-        warmup_steps=0 if paper else 100,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        warmup_steps=0 if paper else min(100, model.max_steps // 10),
         total_steps=None if paper else model.max_steps,
         cooldown=0.5,
         seed=seed,
     )
     shuffled = ShuffledBatches(
-        len(batches), model.batch_size, batches.batch, seed=seed, digest=batches.digest()
+        len(batches), chosen.batch_size, batches.batch, seed=seed, digest=batches.digest()
     )
     callbacks = []
     if model.max_minutes is not None:

@@ -307,3 +307,23 @@ def test_real_motions_are_trained_on_and_lifted():
 def test_a_model_without_a_fit_says_so():
     with pytest.raises(StructDiffError, match="from_pretrained"):
         PoseLifter().predict(walks(1, 9))
+
+
+def test_one_clip_without_a_place_costs_no_other_its_poses(model, clips):
+    """Where no frame tells a root, poses come without a trajectory; a warning names the clip."""
+    first, second = clips[0], clips[1]
+    blind = replace(first, name="blind", confidence=np.zeros(first.keypoints.shape[:2]))
+    with pytest.warns(UserWarning, match="clip 'blind' has no trajectory"):
+        lost, kept = model.predict([blind, second], seed=0)
+    assert lost.root is None and np.isfinite(lost.mean).all()
+    assert np.array_equal(kept.root, model.predict(second, seed=0).root)
+    with pytest.raises(StructDiffError, match="no trajectory"):
+        _ = lost.absolute
+
+
+def test_a_way_to_one_pose_that_needs_the_root_names_the_clip_without_one(model, clips):
+    blind = replace(clips[0], name="blind", confidence=np.zeros(clips[0].keypoints.shape[:2]))
+    asked = clone(model).set_params(aggregation="j-agg")
+    asked.__dict__.update({k: v for k, v in vars(model).items() if k.endswith("_")})
+    with pytest.raises(StructDiffError, match=r"clip 'blind'.*tell a root"):
+        asked.predict(blind, seed=0)

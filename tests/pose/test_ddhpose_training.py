@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from structdiff.errors import CheckpointError
-from structdiff.pose import PoseDataset, ddhpose
+from structdiff.pose import PoseDataset, PoseLifter, ddhpose
 from structdiff.pose.models import build_denoiser, new_spec
-from structdiff.pose.settings import held_out, shortened
+from structdiff.pose.settings import Optimisation, held_out, shortened
 from structdiff.pose.skeletons import H36M_17, MPI_INF_3DHP_17, convert
 from structdiff.pose.spread import covered
 from structdiff.pose.training import TrainingBatches
@@ -279,3 +279,11 @@ def test_the_beginnings_of_clips_are_calibrated_on():
         assert [len(clip) for clip in short] == [each] * 4
         assert np.array_equal(short[1].poses, data[1].poses[:each])
         assert np.array_equal(short[1].keypoints, data[1].keypoints[:each])
+
+
+def test_the_preset_trains_as_published_unless_told_otherwise():
+    """Card 5: AdamW, 1e-4, weight decay 0.1, 1024 frames in a batch (37 windows of 27)."""
+    assert Optimisation.of(PoseLifter(27, preset="paper")) == Optimisation(37, 1e-4, 0.1)
+    assert Optimisation.of(PoseLifter(243, preset="paper")) == Optimisation(4, 1e-4, 0.1)
+    told = PoseLifter(27, preset="paper", batch_size=2, weight_decay=0.0)
+    assert Optimisation.of(told) == Optimisation(2, 1e-4, 0.0)

@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "frames": 9,
     "batch_size": 8,
     "max_steps": 30,
-    "learning_rate": 0.1,  # of which the warm-up of 100 steps leaves a tenth
+    "learning_rate": 0.02,
     "calibration": 0.0,
     "n_hypotheses": 3,
     "steps": 2,
