@@ -25,7 +25,7 @@ def outputs(notebook: Path) -> list[dict[str, Any]]:
 
 
 def test_every_head_and_the_samplers_have_a_notebook() -> None:
-    assert {each.stem for each in NOTEBOOKS} >= {"molecules", "samplers", "timeseries"}
+    assert {each.stem for each in NOTEBOOKS} >= {"molecules", "pose", "samplers", "timeseries"}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,7 +46,7 @@ def test_it_has_pictures_and_is_small(notebook: Path) -> None:
     assert notebook.stat().st_size < LARGEST
 
 
-@pytest.mark.parametrize("head", ["molecules", "timeseries"])
+@pytest.mark.parametrize("head", ["molecules", "pose", "timeseries"])
 def test_importing_a_head_asks_for_no_notebook_widgets(head: str) -> None:
     """In Jupyter tqdm.auto warns at import where ipywidgets are not installed."""
     program = f"import sys, structdiff.{head}; sys.exit('tqdm.auto' in sys.modules)"
