@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=PoseLifter().max_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="score every n-th test clip only")
+    parser.add_argument("--hypotheses", type=int, nargs="+", default=[5, 20], choices=[5, 20])
     parser.add_argument("--name", help="of the record")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,10 +47,11 @@ def main() -> None:
         test = load_cmu17("test", detected=kind == "det")[:: asked.every]
         rows += baselines(kind, test)
         lifter, note = stored(asked) if asked.model else fitted(kind, asked)
-        found, more = scores(kind, lifter, test, asked.seed)
+        found, more = scores(kind, lifter, test, asked)
         rows += found
         notes += [f"{kind}: {note}", *more]
-    name = asked.name or ("pose_cmu17_shipped" if asked.model else "pose_cmu17")
+    suffix = "" if len(asked.kinds) > 1 else f"_{asked.kinds[0]}"
+    name = asked.name or f"pose_cmu17{'_shipped' if asked.model else ''}{suffix}"
     what = f"`{asked.model}`" if asked.model else "quick start on a CPU"
     table = pd.DataFrame(rows).round(2).fillna("")
     record(name, f"CMU17, 3D from 2D, {what}", table, "\n".join(f"- {n}" for n in notes))
@@ -89,10 +91,10 @@ def stored(asked: argparse.Namespace) -> tuple[PoseLifter, str]:
 
 
 def scores(
-    kind: str, lifter: PoseLifter, test: PoseDataset, seed: int
+    kind: str, lifter: PoseLifter, test: PoseDataset, asked: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of one kind of 2D, and remarks."""
-    rows, notes = [], []
+    rows, notes, seed = [], [], asked.seed
     one = lifted(lifter, test, seed, hypotheses=1, steps=1)
     rows.append(row(kind, "DDHPose", 1, 1, [r.mean for r in one], test))
     plain = [clip_without_camera(clip) for clip in test]
@@ -109,7 +111,8 @@ def scores(
             test,
         )
     )
-    for count, every in ((5, 1), (20, 8)):
+    for count in asked.hypotheses:
+        every = {5: 1, 20: 8}[count]
         some = test[::every]
         drawn = lifted(lifter, some, seed, hypotheses=count, steps=5)
         label = f" (one clip in {every})" if every > 1 else ""

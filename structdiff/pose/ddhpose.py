@@ -136,7 +136,7 @@ class PoseLifter(SavedPoseModel, BaseEstimator):
         lifter_share: float = 0.9,
         calibration: float = 0.06,
         batch_size: int | None = None,
-        max_steps: int = 6000,
+        max_steps: int = 4500,
         max_minutes: float | None = None,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
