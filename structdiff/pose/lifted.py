@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -104,6 +103,9 @@ class Lifted:
     def interval(self, level: float = 0.8) -> tuple[Array, Array]:
         """Central interval of every coordinate of the mean, each (T, J, 3).
 
+        By Student's t with H - 1 degrees of freedom: of a few hypotheses the standard deviation is
+        itself uncertain.
+
         Raises
         ------
         StructDiffError
@@ -113,7 +115,9 @@ class Lifted:
             raise StructDiffError(f"the level of an interval lies between 0 and 1, got {level}")
         if len(self.hypotheses) < 2:
             raise StructDiffError("one hypothesis has no spread: predict with n_hypotheses >= 2")
-        reach = NormalDist().inv_cdf((1 + level) / 2) * self.std
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + level) / 2, len(self.hypotheses) - 1)) * self.std
         return self.mean - reach, self.mean + reach
 
     def save(self, path: str | Path) -> Path:

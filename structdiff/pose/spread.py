@@ -6,7 +6,8 @@ of training one factor s is found, by which the hypotheses' bones move away from
 .. math:: d_h' = \frac{\bar d + s\,(d_h - \bar d)}{\|\bar d + s\,(d_h - \bar d)\|}, \qquad
           l_h' = \bar l + s\,(l_h - \bar l),
 
-so that 80 % of the true coordinates fall into the 80 % intervals. Every hypothesis stays a tree.
+so that 80 % of the true coordinates fall within 1.28 standard deviations of the mean. Every
+hypothesis stays a tree.
 The temperature of likelihood-weighted aggregation then is that of the widened hypotheses.
 """
 
@@ -56,7 +57,7 @@ def spread_of(hypotheses: Tensor) -> Tensor:
 
 
 def covered(hypotheses: Sequence[Tensor], truth: Sequence[Tensor], skeleton: Skeleton) -> float:
-    """Share of the coordinates, without the root's, inside their central 80 % interval."""
+    """Share of the coordinates, without the root's, within 1.28 standard deviations of the mean."""
     reach = NormalDist().inv_cdf((1 + LEVEL) / 2)
     inside, count = 0.0, 0
     bones = list(skeleton.bones)

@@ -202,8 +202,8 @@ def test_the_mean_is_that_of_the_hypotheses_and_the_spread_is_theirs(model, clip
     assert np.allclose(found.std, found.hypotheses.std(0), atol=1e-6)
     assert found.std[:, 1:].min() > 0 and not found.mean[:, 0].any()
     low, high = found.interval(0.8)
-    # Central 80 % of a normal law: 1.2816 standard deviations to either side.
-    assert np.allclose(high - found.mean, 1.2816 * found.std, atol=1e-5)
+    # Central 80 % of Student's t with three degrees of freedom: 1.6377 standard deviations a side.
+    assert np.allclose(high - found.mean, 1.6377 * found.std, atol=1e-5)
     assert np.allclose(low + high, 2 * found.mean, atol=1e-5)
 
 
