@@ -275,8 +275,14 @@ def test_a_signal_stops_the_process_with_code_130_and_rows_on_disk() -> None:
         (["--samplers", "ddim,huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         (["--samplers", ""], "unknown sampler ''"),
         (["--model", "testbed:gmm4"], "unknown testbed 'gmm4': choose one of gmm3"),
-        (["--model", "gdss-qm8"], "gdss-qm8: no such model; give an embedded model (gdss-qm9, ts"),
-        (["--model", ""], ": no such model; give an embedded model (gdss-qm9, tsdiff-demo)"),
+        (
+            ["--model", "gdss-qm8"],
+            "gdss-qm8: no such model; give an embedded model (ddhpose-cmu17, gdss-qm9, ts",
+        ),
+        (
+            ["--model", ""],
+            ": no such model; give an embedded model (ddhpose-cmu17, gdss-qm9, tsdiff-demo)",
+        ),
         (["--model", "no.pth"], "no.pth: no such checkpoint file"),
         (["--batch-size", "3"], "--batch-size 3: testbed:gmm3 is its own reference"),
         (["--reference", "r.csv"], "--reference r.csv: testbed:gmm3 is its own reference"),
