@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,15 @@ class Finalised:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_that_got_lost_stops_at_the_next_batch_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +159,7 @@ def test_an_interrupt_that_got_lost_stops_at_the_next_batch_without_a_traceback(
     assert sys.unraisablehook is sys.__unraisablehook__
 
 
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_waits_for_the_row_being_written_and_a_second_does_not() -> None:
     with noting_interrupts() as asked:
         with asked.held():
